@@ -1,0 +1,23 @@
+package mesh
+
+// Ports of a workload's proxy, inside the workload's own network namespace.
+// The redirect sends the workload's traffic to the first two.
+const (
+	OutboundPort = 4140 // 127.0.0.1 and [::1]: what the workload dials
+	InboundPort  = 4143 // every address: what others dial
+	AdminPort    = 4191 // GET /metrics, /ready, /live; never redirected
+)
+
+// ControlPort is where the control plane serves gRPC to the proxies.
+const ControlPort = 4190
+
+// ProxyUID is the user a proxy runs as. The redirect lets this user's own
+// connections pass, so nothing else of a workload may run as it.
+const ProxyUID = 2102
+
+// ALPN protocol names of mesh connections: they tell the inbound proxy what is
+// inside, so that it never sniffs traffic of the mesh.
+const (
+	ALPNHTTP1 = "tulle-http/1"
+	ALPNTCP   = "tulle-tcp"
+)
