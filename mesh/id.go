@@ -51,10 +51,16 @@ func (id ID) Validate() error {
 	return errors.Join(errs...)
 }
 
+// maxIDLength is what SPIFFE-ID section 2.3 lets an identity have, in bytes.
+const maxIDLength = 2048
+
 // ParseID reads the one spelling that String writes and refuses every other
 // one: two spellings of a name would be two names to a policy
 // (SPIFFE-ID section 2: no percent-encoding, no trailing slash, no dot segments).
 func ParseID(s string) (ID, error) {
+	if len(s) > maxIDLength {
+		return ID{}, fmt.Errorf("identity of %d bytes: at most %d are allowed", len(s), maxIDLength)
+	}
 	rest, ok := strings.CutPrefix(s, "spiffe://")
 	if !ok {
 		return ID{}, fmt.Errorf("identity %q: does not start with spiffe://", s)
