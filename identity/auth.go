@@ -1,0 +1,138 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"net/netip"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+// Bounds of the control plane's listener.
+const (
+	maxMessage    = 1 << 20 // bytes; a proxy's report on 1,000 edges has about 300 KiB
+	maxHeaderList = 16 << 10
+	// maxStreams bounds the streams of one connection; a proxy opens one for each
+	// destination its workload has called lately.
+	maxStreams       = 4096
+	handshakeTimeout = 10 * time.Second
+	// maxConnectionAge makes proxies come back with their newest certificate, so
+	// that neither an expired one nor a removed root lives on in an old stream.
+	maxConnectionAge      = time.Hour
+	maxConnectionAgeGrace = 10 * time.Second
+	keepaliveTime         = 30 * time.Second
+	keepaliveTimeout      = 10 * time.Second
+	minClientPing         = 10 * time.Second
+)
+
+// ServerOptions returns all that a grpc.Server for proxies needs: ServerTLS for
+// the control plane's identity, UnaryAuth and StreamAuth, and bounds.
+func ServerOptions(a *Authority, log *slog.Logger) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.Creds(credentials.NewTLS(ServerTLS(a, mesh.ControlID(a.TrustDomain())))),
+		grpc.UnaryInterceptor(UnaryAuth(a, log)),
+		grpc.StreamInterceptor(StreamAuth(a, log)),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxHeaderListSize(maxHeaderList),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minClientPing, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: keepaliveTime, Timeout: keepaliveTimeout,
+			MaxConnectionAge: maxConnectionAge, MaxConnectionAgeGrace: maxConnectionAgeGrace,
+		}),
+	}
+}
+
+type callerKey struct{}
+
+// PeerID returns who the caller of an RPC proved to be by its certificate, as
+// UnaryAuth or StreamAuth found it; false if it proved nothing.
+func PeerID(ctx context.Context) (mesh.ID, bool) {
+	id, ok := ctx.Value(callerKey{}).(mesh.ID)
+	return id, ok
+}
+
+// errNoCertificate is a caller who showed none.
+var errNoCertificate = errors.New("the caller showed no certificate")
+
+// authenticate verifies anew for each RPC: the connection may be older than the
+// end of its certificate, or than the roots of now.
+func authenticate(ctx context.Context, a *Authority) (mesh.ID, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return mesh.ID{}, errNoCertificate
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.PeerCertificates) == 0 {
+		return mesh.ID{}, errNoCertificate
+	}
+	return verifyCaller(a, info.State)
+}
+
+// admit returns the context in which method may run.
+func admit(ctx context.Context, a *Authority, log *slog.Logger, method string) (context.Context, error) {
+	id, err := authenticate(ctx, a)
+	switch {
+	case err == nil:
+		return context.WithValue(ctx, callerKey{}, id), nil
+	case errors.Is(err, errNoCertificate) && method == tullev1.Identity_Certify_FullMethodName:
+		return ctx, nil // Certify itself demands a token then
+	}
+	log.Warn("refused a call", "method", method, "from", callerAddr(ctx), "reason", err)
+	return nil, status.Error(codes.Unauthenticated, "a valid certificate of this mesh is needed")
+}
+
+// UnaryAuth lets only callers with a verified certificate through, but for Certify.
+func UnaryAuth(a *Authority, log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		ctx, err := admit(ctx, a, log, info.FullMethod)
+		if err != nil {
+			return nil, err
+		}
+		return handler(ctx, req)
+	}
+}
+
+// StreamAuth lets only callers with a verified certificate through.
+func StreamAuth(a *Authority, log *slog.Logger) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		ctx, err := admit(stream.Context(), a, log, info.FullMethod)
+		if err != nil {
+			return err
+		}
+		return handler(srv, &authenticatedStream{ServerStream: stream, ctx: ctx})
+	}
+}
+
+type authenticatedStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *authenticatedStream) Context() context.Context { return s.ctx }
+
+// callerAddr returns the address an RPC came from, the zero Addr if it has none.
+func callerAddr(ctx context.Context) netip.Addr {
+	p, ok := peer.FromContext(ctx)
+	if !ok || p.Addr == nil {
+		return netip.Addr{}
+	}
+	ap, err := netip.ParseAddrPort(p.Addr.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap().WithZone("")
+}

@@ -1,0 +1,364 @@
+package identity
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+const (
+	rootLife = 10 * 365 * 24 * time.Hour
+
+	// LeafLife is how long a workload's certificate is good for from its signing on.
+	LeafLife = 24 * time.Hour
+
+	// backDate is how far before its signing a certificate becomes valid: a peer
+	// whose clock is slow by less than this still accepts it. Machines without
+	// working NTP drift by minutes, hence not the usual few seconds. It costs
+	// nothing: the key is new, so nobody could have used it in that time. (Peers
+	// whose clocks are fast are covered at the other end, by renewal at 2/3.)
+	backDate = 15 * time.Minute
+
+	// maxRoots bounds the set of trusted roots: a rotation needs two.
+	maxRoots = 8
+)
+
+// Config is what Open needs.
+type Config struct {
+	// Dir holds ca.key and ca.crt. Empty: keep them in memory only; every
+	// certificate is then worthless after a restart.
+	Dir string
+	// TrustDomain is the domain of every identity signed, "tulle.local".
+	TrustDomain string
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+	// Log is told what an operator should know; nil: slog.Default().
+	Log *slog.Logger
+}
+
+// Validate reports what is wrong with the Config.
+func (c Config) Validate() error {
+	if err := mesh.ControlID(c.TrustDomain).Validate(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// signer is a root with its key.
+type signer struct {
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+}
+
+// Authority signs certificates of one trust domain. Many goroutines may use it
+// at once.
+//
+// A root is replaced in four steps, with everything running:
+//
+//	Prepare (the new root is trusted) -> Promote (it signs) -> wait LeafLife -> RemoveRoot (the old one)
+type Authority struct {
+	trustDomain string
+	now         func() time.Time
+	store       *store // nil: in memory
+	roots       mesh.Latest[Roots]
+
+	mu      sync.Mutex // guards what follows, and every change of roots
+	current signer
+	next    *signer // prepared, not yet signing
+}
+
+// Open loads the authority kept in the Config's Dir, or creates it there.
+func Open(config Config) (*Authority, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	if config.Log == nil {
+		config.Log = slog.Default()
+	}
+	a := &Authority{trustDomain: config.TrustDomain, now: config.Now}
+	if config.Dir == "" {
+		return a, a.create()
+	}
+	a.store = &store{dir: config.Dir, write: writeAll}
+	unlock, err := a.store.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := a.openLocked(config.Log); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// TrustDomain returns the domain of every identity signed.
+func (a *Authority) TrustDomain() string { return a.trustDomain }
+
+// Now returns the time by the authority's clock.
+func (a *Authority) Now() time.Time { return a.now() }
+
+// Roots returns the trusted roots of this moment.
+func (a *Authority) Roots() *Roots { return a.roots.Load() }
+
+// Watch returns the trusted roots and a channel that is closed once they changed.
+func (a *Authority) Watch() (*Roots, <-chan struct{}) { return a.roots.Watch() }
+
+// Issued is a signed certificate.
+type Issued struct {
+	Chain               [][]byte // DER, leaf first, root not included
+	NotBefore, NotAfter time.Time
+}
+
+// Sign certifies the key of a CSR (DER, PKCS #10) for id, which the caller must
+// have proved to be. Errors about the CSR wrap ErrCSR.
+func (a *Authority) Sign(csrDER []byte, id mesh.ID, now time.Time) (*Issued, error) {
+	if err := a.checkID(id); err != nil {
+		return nil, err
+	}
+	key, err := readCSR(csrDER, id)
+	if err != nil {
+		return nil, err
+	}
+	return a.signKey(key, id, now)
+}
+
+func (a *Authority) checkID(id mesh.ID) error {
+	if err := id.Validate(); err != nil {
+		return fmt.Errorf("sign for %q: %w", id, err)
+	}
+	if id.TrustDomain != a.trustDomain {
+		return fmt.Errorf("sign for %s: not in the trust domain %s", id, a.trustDomain)
+	}
+	return nil
+}
+
+func (a *Authority) signKey(key *ecdsa.PublicKey, id mesh.ID, now time.Time) (*Issued, error) {
+	a.mu.Lock()
+	root := a.current
+	a.mu.Unlock()
+	template := &x509.Certificate{
+		SerialNumber:          newSerial(),
+		NotBefore:             now.Add(-backDate).Truncate(time.Second),
+		NotAfter:              now.Add(LeafLife).Truncate(time.Second),
+		URIs:                  []*url.URL{id.URL()},
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true, // and not a CA
+	}
+	if template.NotAfter.After(root.cert.NotAfter) {
+		template.NotAfter = root.cert.NotAfter
+	}
+	if !template.NotAfter.After(now) {
+		return nil, fmt.Errorf("sign for %s: the root ended on %s", id, root.cert.NotAfter.Format(time.DateOnly))
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, root.cert, key, root.key)
+	if err != nil {
+		return nil, fmt.Errorf("sign for %s: %w", id, err)
+	}
+	return &Issued{Chain: [][]byte{der}, NotBefore: template.NotBefore, NotAfter: template.NotAfter}, nil
+}
+
+// newSerial draws 128 random bits (CA/Browser Forum asks for 64, RFC 5280
+// 4.1.2.2 for a positive number).
+func newSerial() *big.Int {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	b[15] |= 1      // never zero
+	return new(big.Int).SetBytes(b[:])
+}
+
+func newSigner(trustDomain string, now time.Time) (signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return signer{}, err
+	}
+	return selfSign(key, trustDomain, now)
+}
+
+func selfSign(key *ecdsa.PrivateKey, trustDomain string, now time.Time) (signer, error) {
+	template := &x509.Certificate{
+		SerialNumber:          newSerial(),
+		Subject:               pkix.Name{CommonName: "Tulle root of " + trustDomain},
+		URIs:                  []*url.URL{{Scheme: "spiffe", Host: trustDomain}}, // X.509-SVID section 2
+		NotBefore:             now.Add(-backDate).Truncate(time.Second),
+		NotAfter:              now.Add(rootLife).Truncate(time.Second),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLenZero:        true, // signs leaves only
+	}
+	if len(template.Subject.CommonName) > 64 { // RFC 5280 ub-common-name
+		template.Subject.CommonName = "Tulle root"
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return signer{}, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	return signer{key: key, cert: cert}, err
+}
+
+func (a *Authority) create() error {
+	root, err := newSigner(a.trustDomain, a.now())
+	if err != nil {
+		return fmt.Errorf("create the authority: %w", err)
+	}
+	if a.store != nil {
+		if err := a.store.create(root); err != nil {
+			return err
+		}
+	}
+	a.current = root
+	a.roots.Store(newRoots(1, a.trustDomain, []*x509.Certificate{root.cert}))
+	return nil
+}
+
+// Prepare makes a root that is trusted from now on, but does not sign yet, and
+// returns it. An earlier one that was not promoted is forgotten.
+func (a *Authority) Prepare() (*x509.Certificate, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next, err := newSigner(a.trustDomain, a.now())
+	if err != nil {
+		return nil, fmt.Errorf("prepare a root: %w", err)
+	}
+	certs := a.roots.Load().Certificates
+	if a.next != nil {
+		certs = without(certs, a.next.cert)
+	}
+	certs = append(slices.Clip(certs), next.cert)
+	if len(certs) > maxRoots {
+		return nil, tooManyRoots()
+	}
+	if a.store != nil {
+		if err := a.store.writeNext(next.key); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.setRootsLocked(certs); err != nil {
+		return nil, err
+	}
+	a.next = &next
+	return next.cert, nil
+}
+
+// Promote lets the prepared root sign from now on. Every proxy should have
+// heard of it by then; Prepare's set of roots is pushed at once.
+func (a *Authority) Promote() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.next == nil {
+		return errors.New("promote a root: none is prepared")
+	}
+	if a.store != nil {
+		if err := a.store.promote(); err != nil {
+			return err
+		}
+	}
+	next := *a.next
+	a.current, a.next = next, nil
+	// ca.crt may keep its order: loading finds the signer by its key.
+	certs := append([]*x509.Certificate{next.cert}, without(a.roots.Load().Certificates, next.cert)...)
+	a.publishLocked(certs)
+	return nil
+}
+
+// AddRoot trusts one more root, for instance that of an authority which takes
+// over from this one. A root that is trusted already is no error.
+func (a *Authority) AddRoot(cert *x509.Certificate) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := checkRoot(cert, a.trustDomain, a.now()); err != nil {
+		return fmt.Errorf("add a root: %w", err)
+	}
+	certs := a.roots.Load().Certificates
+	if slices.ContainsFunc(certs, cert.Equal) {
+		return nil
+	}
+	if len(certs) >= maxRoots {
+		return tooManyRoots()
+	}
+	return a.setRootsLocked(append(slices.Clip(certs), cert))
+}
+
+// RemoveRoot stops trusting a root, and with it every leaf it signed. The root
+// that signs cannot be removed.
+func (a *Authority) RemoveRoot(cert *x509.Certificate) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if cert.Equal(a.current.cert) {
+		return errors.New("remove a root: this one signs; prepare and promote another one first")
+	}
+	certs := a.roots.Load().Certificates
+	kept := without(certs, cert)
+	if len(kept) == len(certs) {
+		return errors.New("remove a root: it is not among the trusted ones")
+	}
+	if a.next != nil && cert.Equal(a.next.cert) {
+		a.next = nil // its key on disk has no certificate any more: ignored by Open
+	}
+	return a.setRootsLocked(kept)
+}
+
+func (a *Authority) setRootsLocked(certs []*x509.Certificate) error {
+	if a.store != nil {
+		if err := a.store.writeRoots(certs); err != nil {
+			return err
+		}
+	}
+	a.publishLocked(certs)
+	return nil
+}
+
+func (a *Authority) publishLocked(certs []*x509.Certificate) {
+	a.roots.Store(newRoots(a.roots.Load().Revision+1, a.trustDomain, certs))
+}
+
+func without(certs []*x509.Certificate, cert *x509.Certificate) []*x509.Certificate {
+	return slices.DeleteFunc(slices.Clone(certs), cert.Equal)
+}
+
+func tooManyRoots() error {
+	return fmt.Errorf("add a root: %d are trusted already; remove one first", maxRoots)
+}
+
+// checkRoot reports why cert cannot be a root of the trust domain.
+func checkRoot(cert *x509.Certificate, trustDomain string, now time.Time) error {
+	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	switch {
+	case !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0:
+		return errors.New("it is not an authority's certificate")
+	case !ok || key.Curve != elliptic.P256():
+		return fmt.Errorf("its key is %s, only ECDSA P-256 is supported", cert.PublicKeyAlgorithm)
+	case !bytes.Equal(cert.RawIssuer, cert.RawSubject) || cert.CheckSignatureFrom(cert) != nil:
+		return errors.New("it is not self-signed")
+	case now.Before(cert.NotBefore):
+		return fmt.Errorf("it is valid from %s on, but the clock here says %s: set the clock", cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	case now.After(cert.NotAfter):
+		return fmt.Errorf("it ended on %s", cert.NotAfter.UTC().Format(time.RFC3339))
+	}
+	name, err := mesh.SoleName(cert.Extensions)
+	if err != nil {
+		return fmt.Errorf("it names no trust domain: %w", err)
+	}
+	if name != "spiffe://"+trustDomain {
+		return fmt.Errorf("it is of the trust domain %q, not of %q", name, "spiffe://"+trustDomain)
+	}
+	return nil
+}

@@ -1,0 +1,79 @@
+package identity
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	mathrand "math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+// ServerTLS returns the TLS side of the control plane's listener: it serves as
+// id, with a certificate that renews itself. Callers may come without a
+// certificate (they have none before their first Certify; UnaryAuth and
+// StreamAuth keep them to that), but one that is shown must be good.
+func ServerTLS(a *Authority, id mesh.ID) *tls.Config {
+	own := &ownLeaf{authority: a, id: id}
+	return &tls.Config{
+		MinVersion:       tls.VersionTLS13,
+		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768},
+		GetCertificate:   own.get,
+		ClientAuth:       tls.RequestClientCert, // verified below, more strictly than crypto/tls does
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if len(state.PeerCertificates) == 0 {
+				return nil
+			}
+			_, err := verifyCaller(a, state)
+			return err
+		},
+		// A proxy connects once in an hour; what resumption saves is not worth its secrets.
+		SessionTicketsDisabled: true,
+	}
+}
+
+// verifyCaller returns who is at the other end of a connection, by the roots
+// and the clock of this moment.
+func verifyCaller(a *Authority, state tls.ConnectionState) (mesh.ID, error) {
+	roots := a.Roots()
+	return mesh.VerifyPeer(state.PeerCertificates, roots.Pool, roots.TrustDomain, x509.ExtKeyUsageClientAuth, a.Now())
+}
+
+// ownLeaf is the control plane's certificate, signed when it is first needed
+// and again when it is due: signing is local and takes microseconds, so no
+// goroutine has to watch over it.
+type ownLeaf struct {
+	authority *Authority
+	id        mesh.ID
+
+	mu    sync.Mutex
+	leaf  *tls.Certificate
+	root  *x509.Certificate // the one that signed leaf
+	renew time.Time
+}
+
+func (o *ownLeaf) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := o.authority.Now()
+	root := o.authority.Roots().Certificates[0]
+	if o.leaf != nil && now.Before(o.renew) && root.Equal(o.root) {
+		return o.leaf, nil
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	issued, err := o.authority.signKey(&key.PublicKey, o.id, now)
+	if err != nil {
+		return nil, err
+	}
+	o.leaf = &tls.Certificate{Certificate: issued.Chain, PrivateKey: key}
+	o.root = root
+	o.renew = mesh.RenewAt(issued.NotBefore, issued.NotAfter, mathrand.Float64())
+	return o.leaf, nil
+}
