@@ -1,0 +1,68 @@
+package dashboard
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"path"
+	"time"
+)
+
+//go:embed page
+var pageFiles embed.FS
+
+var pageTypes = map[string]string{
+	".html": "text/html; charset=utf-8",
+	".css":  "text/css; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".svg":  "image/svg+xml",
+}
+
+type pageFile struct {
+	body        []byte
+	contentType string
+	etag        string
+}
+
+// page serves the embedded files.
+type page map[string]pageFile
+
+func newPage() (page, error) {
+	p := page{}
+	entries, err := fs.ReadDir(pageFiles, "page")
+	if err != nil {
+		return nil, fmt.Errorf("read the page: %w", err)
+	}
+	for _, entry := range entries {
+		body, err := pageFiles.ReadFile(path.Join("page", entry.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("read the page: %w", err)
+		}
+		digest := sha256.Sum256(body)
+		p["/"+entry.Name()] = pageFile{
+			body: body, contentType: pageTypes[path.Ext(entry.Name())], etag: `"` + hex.EncodeToString(digest[:8]) + `"`,
+		}
+	}
+	p["/"] = p["/index.html"]
+	return p, nil
+}
+
+func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	file, ok := p[r.URL.Path]
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		writeError(w, http.StatusMethodNotAllowed, "only GET is answered here")
+	case !ok:
+		writeError(w, http.StatusNotFound, "no such page; the dashboard is at /")
+	default:
+		w.Header().Set("Content-Type", file.contentType)
+		w.Header().Set("Cache-Control", "no-cache")
+		w.Header().Set("ETag", file.etag)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(file.body))
+	}
+}

@@ -1,0 +1,148 @@
+package dashboard
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"slices"
+	"time"
+)
+
+// Proxy is one row of the proxies view.
+type Proxy struct {
+	Workload     string `json:"workload"`
+	Service      string `json:"service"`
+	Identity     string `json:"identity"`
+	Address      string `json:"address"`
+	State        string `json:"state"` // "connected", "lost"
+	Version      string `json:"version"`
+	Redirect     string `json:"redirect"`
+	Started      string `json:"started"` // times are RFC 3339, "" if unknown
+	LastReport   string `json:"last_report"`
+	Lost         string `json:"lost,omitempty"`
+	RSS          uint64 `json:"rss_bytes"`
+	Connections  uint32 `json:"open_connections"`
+	Destinations uint32 `json:"watched_destinations"`
+	CertExpires  string `json:"certificate_expires"`
+	Renewals     int    `json:"certificate_renewals"`
+	Edges        int    `json:"edges"`
+	DroppedEdges uint64 `json:"dropped_edges,omitempty"` // beyond what is kept of one proxy
+}
+
+func (s *snapshot) proxyRows() []Proxy {
+	rows := []Proxy{}
+	for _, p := range s.proxies {
+		if p.workload == "" {
+			continue // totals only
+		}
+		row := Proxy{
+			Workload: p.workload, Service: p.id.Account, Identity: p.id.String(), Address: p.address, State: "connected",
+			Version: p.version, Redirect: p.redirect, LastReport: stamp(p.heard),
+			RSS: p.stats.rss, Connections: p.stats.connections, Destinations: p.stats.watched,
+			CertExpires: stamp(p.cert.notAfter), Renewals: p.cert.renewals, Edges: len(p.rows), DroppedEdges: p.dropped,
+		}
+		if p.start > 0 && p.start < maxUnix*1000 {
+			row.Started = stamp(time.UnixMilli(p.start))
+		}
+		if !p.connected {
+			row.State, row.Lost = "lost", stamp(p.lost)
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// Identity is one row of the identities view: a name and who holds it.
+type Identity struct {
+	Identity  string       `json:"identity"`
+	Name      string       `json:"name"`
+	Namespace string       `json:"namespace"`
+	Roots     []Root       `json:"roots"`
+	Holders   []HolderView `json:"holders"`
+}
+
+// Root is a certificate authority that the mesh trusts.
+type Root struct {
+	Subject string `json:"subject"`
+	SHA256  string `json:"sha256"` // of the certificate, hexadecimal
+	Expires string `json:"expires"`
+}
+
+// HolderView is a proxy that holds an identity, and its certificate.
+type HolderView struct {
+	Workload string `json:"workload"`
+	Address  string `json:"address"`
+	State    string `json:"state"`
+	Issuer   string `json:"issuer"`
+	// Serial and Issued are of the certificate that the proxy connected with;
+	// "" once it has renewed that.
+	Serial   string `json:"serial"`
+	Issued   string `json:"issued"`
+	Expires  string `json:"expires"`
+	Renewals int    `json:"renewals"` // seen since the proxy first attached
+}
+
+func (s *snapshot) identities(roots []*x509.Certificate) []Identity {
+	trusted := make([]Root, 0, len(roots))
+	for _, r := range roots {
+		digest := sha256.Sum256(r.Raw)
+		trusted = append(trusted, Root{Subject: r.Subject.String(), SHA256: hex.EncodeToString(digest[:]), Expires: stamp(r.NotAfter)})
+	}
+	rows := []Identity{}
+	for _, p := range s.proxies {
+		if p.workload == "" {
+			continue
+		}
+		i := slices.IndexFunc(rows, func(r Identity) bool { return r.Identity == p.id.String() })
+		if i < 0 {
+			i = len(rows)
+			rows = append(rows, Identity{Identity: p.id.String(), Name: p.id.Account, Namespace: p.id.Namespace, Roots: trusted})
+		}
+		holder := HolderView{
+			Workload: p.workload, Address: p.address, State: "connected", Issuer: p.cert.issuer, Serial: p.cert.serial,
+			Issued: stamp(p.cert.notBefore), Expires: stamp(p.cert.notAfter), Renewals: p.cert.renewals,
+		}
+		if !p.connected {
+			holder.State = "lost"
+		}
+		rows[i].Holders = append(rows[i].Holders, holder)
+	}
+	return rows
+}
+
+// Workload is one row of the workloads view. Of the command only the program's
+// name is told: arguments may hold secrets.
+type Workload struct {
+	Replica  string   `json:"replica"`
+	Service  string   `json:"service"`
+	Identity string   `json:"identity"`
+	State    string   `json:"state"`
+	Ports    []uint32 `json:"ports"`
+	Address4 string   `json:"address4"`
+	Address6 string   `json:"address6"`
+	Started  string   `json:"started"`
+	PID      int32    `json:"pid"`
+	Program  string   `json:"program"`
+}
+
+func (s *snapshot) workloads() []Workload {
+	rows := []Workload{}
+	for _, w := range s.inventory.Workloads {
+		row := Workload{
+			Replica: w.Replica, Service: w.Service, Identity: w.Identity, State: w.State, Ports: w.Ports,
+			Address4: withoutLength(w.Address4), Address6: withoutLength(w.Address6), PID: w.Pid,
+		}
+		if len(w.Command) > 0 {
+			row.Program = w.Command[0]
+		}
+		if w.StartedUnix > 0 && w.StartedUnix < maxUnix {
+			row.Started = stamp(time.Unix(w.StartedUnix, 0))
+		}
+		if row.Ports == nil {
+			row.Ports = []uint32{}
+		}
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, func(a, b Workload) int { return cmpStrings(a.Replica, b.Replica) })
+	return rows
+}

@@ -1,0 +1,102 @@
+package dashboard
+
+import (
+	"slices"
+)
+
+type replicaKey struct{ service, name string }
+
+// replicas are the places that a service's requests go to: those of the
+// inventory, those that balancers know, and those seen in traffic.
+func (s *snapshot) replicas(flows []flow) []Replica {
+	rows := map[replicaKey]*Replica{}
+	row := func(service, workload, address string) *Replica {
+		if workload == "" {
+			workload = address
+		}
+		key := replicaKey{service, workload}
+		if rows[key] == nil {
+			rows[key] = &Replica{Service: service, Workload: workload, Clients: []ClientView{}}
+		}
+		if rows[key].Address == "" {
+			rows[key].Address = address
+		}
+		return rows[key]
+	}
+	for _, w := range s.inventory.Workloads {
+		row(w.Service, w.Replica, hostOf(withoutLength(w.Address4))).Ready = isReady(w.State)
+	}
+	s.addEndpoints(row)
+	sums := map[replicaKey]*sum{}
+	for _, f := range flows {
+		if f.serviceKind != kindService || f.replica == "" && f.address == "" {
+			continue
+		}
+		r := row(f.service, f.replica, f.address)
+		sumFor(sums, replicaKey{r.Service, r.Workload}).add(f)
+	}
+	list := make([]Replica, 0, len(rows))
+	for key, r := range rows {
+		r.Figures = sumFor(sums, key).figures()
+		list = append(list, *r)
+	}
+	list = s.onlyServed(list)
+	setShares(list)
+	slices.SortFunc(list, func(a, b Replica) int { return cmpStrings(a.Service, b.Service, a.Workload, b.Workload) })
+	return list
+}
+
+// addEndpoints adds what the clients' balancers estimate.
+func (s *snapshot) addEndpoints(row func(service, workload, address string) *Replica) {
+	run := map[string]bool{} // services whose readiness the inventory knows better
+	for _, w := range s.inventory.Workloads {
+		run[w.Service] = true
+	}
+	for _, p := range s.proxies {
+		for _, e := range p.endpoints {
+			if e.service == "" {
+				continue
+			}
+			r := row(e.service, e.workload, e.address)
+			if !run[e.service] {
+				r.Ready = r.Ready || e.ready
+			}
+			r.InFlight += uint64(e.inFlight)
+			r.Clients = append(r.Clients, ClientView{Workload: p.workload, EWMA: round(e.ewmaMicros, 1), InFlight: e.inFlight})
+		}
+	}
+}
+
+// onlyServed leaves out workloads that nobody could call: the clients of the
+// mesh, which offer no service.
+func (s *snapshot) onlyServed(list []Replica) []Replica {
+	offered := map[string]bool{}
+	for _, service := range s.inventory.Services {
+		offered[service.Name] = true
+	}
+	return slices.DeleteFunc(list, func(r Replica) bool {
+		return !offered[r.Service] && len(r.Clients) == 0 && r.TotalRequests == 0 && r.Open == 0
+	})
+}
+
+func setShares(list []Replica) {
+	requests, replicas := map[string]uint64{}, map[string]int{}
+	for _, r := range list {
+		requests[r.Service] = add(requests[r.Service], r.Requests)
+		if r.Ready || r.Requests > 0 {
+			replicas[r.Service]++
+		}
+	}
+	for i := range list {
+		r := &list[i]
+		r.Share = share(r.Requests, requests[r.Service])
+		r.Fair = 1 / float64(max(replicas[r.Service], 1))
+		if len(r.Clients) > 0 {
+			total := 0.0
+			for _, c := range r.Clients {
+				total += c.EWMA
+			}
+			r.EWMA = new(round(total/float64(len(r.Clients)), 1))
+		}
+	}
+}

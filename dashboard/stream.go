@@ -1,0 +1,222 @@
+package dashboard
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+const (
+	maxStreams   = 64
+	writeTimeout = 15 * time.Second
+	pingEvery    = 10 * time.Second // on a tap with nothing to show, so that both ends notice a dead peer
+)
+
+// frame is one second's event of a stream, made once for all its clients. It
+// holds whole tables, never differences: a client that misses some loses
+// nothing, and one that resumes needs nothing older.
+type frame struct {
+	id   string
+	unix int64
+	data []byte
+}
+
+// Table is everything that the page shows.
+type Table struct {
+	Now      time.Time `json:"now"`
+	Since    string    `json:"since"`
+	About    About     `json:"about"`
+	Services []Service `json:"services"`
+	Edges    []Edge    `json:"edges"`
+	Replicas []Replica `json:"replicas"`
+	Proxies  []Proxy   `json:"proxies"`
+}
+
+// frameAt returns the frame of the present second.
+func (h *handler) frameAt(ctx context.Context, window Window) (*frame, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	unix := time.Now().Unix()
+	if f := h.frames[window]; f != nil && f.unix == unix {
+		return f, nil
+	}
+	s, err := h.snapshot(ctx, window)
+	if err != nil {
+		return nil, err
+	}
+	flows := s.flows()
+	data, err := json.Marshal(Table{
+		Now: s.now.UTC(), Since: window.String(), About: h.about(),
+		Services: s.services(flows), Edges: s.edges(flows), Replicas: s.replicas(flows), Proxies: s.proxyRows(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	// The collector's beginning is part of the id: one from before a restart is never the present one.
+	f := &frame{id: fmt.Sprintf("%x-%x", h.config.Collector.began.UnixNano(), unix), unix: unix, data: data}
+	for w, old := range h.frames {
+		if old.unix < unix-1 {
+			delete(h.frames, w) // nobody watches that window any more
+		}
+	}
+	h.frames[window] = f
+	return f, nil
+}
+
+// serveStream sends the whole table now and each second. A client that resumes
+// with the id of the present frame is not sent that again.
+func (h *handler) serveStream(w http.ResponseWriter, r *http.Request) {
+	window, err := ParseWindow(r.URL.Query().Get("since"))
+	if err != nil {
+		writeError(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	events, done, ok := h.startEvents(w)
+	if !ok {
+		return
+	}
+	defer done()
+	seen := r.Header.Get("Last-Event-ID")
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		f, err := h.frameAt(r.Context(), window)
+		switch {
+		case err != nil:
+			if events.send("", "trouble", mustJSON(map[string]string{"error": err.Error()})) != nil {
+				return
+			}
+		case f.id != seen:
+			if events.send(f.id, "", f.data) != nil {
+				return
+			}
+			seen = f.id
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// serveTap sends exchanges as they end.
+func (h *handler) serveTap(w http.ResponseWriter, r *http.Request) {
+	filter, err := parseFilter(r)
+	if err != nil {
+		writeError(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	reader, ok := h.config.Collector.taps.open(filter)
+	if !ok {
+		writeError(w, http.StatusServiceUnavailable, fmt.Sprintf("%d taps are open already; end one of them", maxTaps))
+		return
+	}
+	defer h.config.Collector.taps.close(reader)
+	events, done, ok := h.startEvents(w)
+	if !ok {
+		return
+	}
+	defer done()
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
+	for err == nil {
+		select {
+		case <-r.Context().Done():
+			return
+		case e := <-reader.events:
+			err = events.send("", "", mustJSON(e))
+		case <-ping.C:
+			err = events.comment("still here")
+		}
+	}
+}
+
+func parseFilter(r *http.Request) (Filter, error) {
+	q := r.URL.Query()
+	f := Filter{
+		Service: q.Get("service"), Client: q.Get("client"), Method: q.Get("method"), PathPrefix: q.Get("path"), Status: q.Get("status"),
+	}
+	if s := q.Get("min_ms"); s != "" {
+		ms, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(ms >= 0 && ms <= 1e9) {
+			return f, fmt.Errorf("min_ms=%s: must be a number of milliseconds", cut(s, maxWord))
+		}
+		f.SlowerThan = time.Duration(ms * float64(time.Millisecond))
+	}
+	if s := q.Get("max"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return f, fmt.Errorf("max=%s: must be a number of events per second", cut(s, maxWord))
+		}
+		f.MaxRate = n
+	}
+	return f, f.Validate()
+}
+
+// events writes server-sent events; each write has its own deadline, so that
+// a client that does not read is cut off.
+type events struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	buffer  bytes.Buffer
+}
+
+// startEvents answers with the head of an event stream. The caller calls done
+// at its end.
+func (h *handler) startEvents(w http.ResponseWriter) (e *events, done func(), ok bool) {
+	select {
+	case h.streams <- struct{}{}:
+	default:
+		writeError(w, http.StatusServiceUnavailable, fmt.Sprintf("%d streams are open already; close some of them", maxStreams))
+		return nil, nil, false
+	}
+	e = &events{w: w, control: http.NewResponseController(w)}
+	_ = e.control.SetReadDeadline(time.Time{}) // else the server's ReadTimeout ends the request; not all writers support it
+	w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	if e.comment("tulle") != nil {
+		<-h.streams
+		return nil, nil, false
+	}
+	return e, func() { <-h.streams }, true
+}
+
+func (e *events) send(id, event string, data []byte) error {
+	e.buffer.Reset()
+	if id != "" {
+		fmt.Fprintf(&e.buffer, "id: %s\n", id)
+	}
+	if event != "" {
+		fmt.Fprintf(&e.buffer, "event: %s\n", event)
+	}
+	fmt.Fprintf(&e.buffer, "data: %s\n\n", data) // JSON has no line break in it
+	return e.flush()
+}
+
+func (e *events) comment(text string) error {
+	e.buffer.Reset()
+	fmt.Fprintf(&e.buffer, ": %s\n\n", text)
+	return e.flush()
+}
+
+func (e *events) flush() error {
+	_ = e.control.SetWriteDeadline(time.Now().Add(writeTimeout)) // not all writers support it
+	if _, err := e.w.Write(e.buffer.Bytes()); err != nil {
+		return err
+	}
+	return e.control.Flush()
+}
+
+// mustJSON is for values that always have a JSON form.
+func mustJSON(v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}

@@ -1,0 +1,261 @@
+package dashboard
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+const (
+	maxTaps       = 32
+	tapQueue      = 256  // events that wait for one slow reader; more are counted as dropped
+	tapRate       = 50   // events per second that a reader gets if it does not say
+	maxTapRate    = 1000 // and at most
+	tapRateFactor = 10   // proxies send this much more than wanted, since they do not know the filters
+)
+
+// Event is one exchange as tap shows it.
+type Event struct {
+	Time           time.Time `json:"time"`
+	Source         string    `json:"source"`
+	SourceWorkload string    `json:"source_workload,omitempty"`
+	SourceIdentity string    `json:"source_identity,omitempty"`
+	SourceAddress  string    `json:"source_address,omitempty"`
+	Service        string    `json:"service"`
+	Workload       string    `json:"workload,omitempty"`
+	Address        string    `json:"address,omitempty"`
+	Identity       string    `json:"identity,omitempty"`
+	Protocol       string    `json:"protocol"`
+	Security       string    `json:"security"`
+	Outcome        string    `json:"outcome"`
+	Status         uint32    `json:"status,omitempty"`
+	Method         string    `json:"method,omitempty"`
+	Host           string    `json:"host,omitempty"`
+	Path           string    `json:"path,omitempty"`
+	FirstByte      uint64    `json:"first_byte_us"`
+	Duration       uint64    `json:"duration_us"`
+	Sent           uint64    `json:"bytes_sent"`
+	Received       uint64    `json:"bytes_received"`
+	Dropped        uint64    `json:"dropped,omitempty"` // events left out before this one
+}
+
+// Filter says which events a reader wants. The zero Filter wants all.
+type Filter struct {
+	Service    string        // called, or calling
+	Client     string        // calling service, identity or address
+	Method     string        // any case
+	PathPrefix string        //
+	Status     string        // "503", "5xx", or "failed": every outcome but success
+	SlowerThan time.Duration //
+	MaxRate    int           // events per second; 0: 50
+}
+
+func (f Filter) wants(e *Event) bool {
+	return (f.Service == "" || f.Service == e.Service || f.Service == e.Source) &&
+		(f.Client == "" || f.Client == e.Source || f.Client == e.SourceIdentity || f.Client == e.SourceAddress || f.Client == e.SourceWorkload) &&
+		(f.Method == "" || strings.EqualFold(f.Method, e.Method)) &&
+		strings.HasPrefix(e.Path, f.PathPrefix) &&
+		f.wantsStatus(e) &&
+		time.Duration(e.Duration)*time.Microsecond >= f.SlowerThan
+}
+
+func (f Filter) wantsStatus(e *Event) bool {
+	switch {
+	case f.Status == "":
+		return true
+	case f.Status == "failed":
+		return e.Outcome != mesh.Success.String()
+	case strings.HasSuffix(f.Status, "xx"):
+		return strconv.Itoa(int(e.Status/100)) == f.Status[:1]
+	}
+	return strconv.Itoa(int(e.Status)) == f.Status
+}
+
+// Validate reports why the filter makes no sense.
+func (f Filter) Validate() error {
+	if f.Status != "" && f.Status != "failed" && !statusPattern.MatchString(f.Status) {
+		return fmt.Errorf("status=%s: must be a status like 503, a class like 5xx, or failed", cut(f.Status, maxWord))
+	}
+	if f.MaxRate < 0 || f.MaxRate > maxTapRate {
+		return fmt.Errorf("max=%d: must be between 1 and %d events per second", f.MaxRate, maxTapRate)
+	}
+	if f.SlowerThan < 0 {
+		return fmt.Errorf("min_ms: must not be negative")
+	}
+	return nil
+}
+
+var statusPattern = regexp.MustCompile(`^[1-9]([0-9]{2}|xx)$`)
+
+// taps fans the proxies' tap events out to readers, and keeps the proxies
+// sending only while there is a reader.
+type taps struct {
+	wanted mesh.Latest[instruction]
+
+	mu      sync.Mutex
+	readers map[*tap]struct{}
+	last    uint64 // instruction number
+}
+
+// instruction is what every proxy should be doing; rate 0 is nothing.
+type instruction struct {
+	id   uint64
+	rate uint32
+}
+
+// tap is one reader's.
+type tap struct {
+	filter  Filter
+	events  chan Event
+	second  int64 // guarded by taps.mu, as all below
+	sent    int
+	dropped uint64
+}
+
+// tapClient is the proxy an event came from.
+type tapClient struct {
+	id       mesh.ID
+	workload string
+}
+
+func newTaps() *taps { return &taps{readers: map[*tap]struct{}{}} }
+
+// open adds a reader; false when there are too many.
+func (t *taps) open(filter Filter) (*tap, bool) {
+	if filter.MaxRate <= 0 {
+		filter.MaxRate = tapRate
+	}
+	filter.MaxRate = min(filter.MaxRate, maxTapRate)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.readers) >= maxTaps {
+		return nil, false
+	}
+	reader := &tap{filter: filter, events: make(chan Event, tapQueue)}
+	t.readers[reader] = struct{}{}
+	t.instructLocked()
+	return reader, true
+}
+
+func (t *taps) close(reader *tap) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.readers, reader)
+	t.instructLocked()
+}
+
+// instructLocked publishes a new instruction if the readers need one.
+func (t *taps) instructLocked() {
+	rate := 0
+	for r := range t.readers {
+		rate = max(rate, r.filter.MaxRate*tapRateFactor)
+	}
+	rate = min(rate, maxTapRate)
+	t.wanted.Update(func(old *instruction) *instruction {
+		if old != nil && old.rate == uint32(rate) || old == nil && rate == 0 {
+			return old
+		}
+		t.last++
+		return &instruction{id: t.last, rate: uint32(rate)}
+	})
+}
+
+// instruct tells one proxy to start and stop until ctx ends or send fails. A
+// new tap starts before the old one stops, so that nothing is missed between.
+func (t *taps) instruct(ctx context.Context, send func(*tullev1.ControlMessage) error) {
+	var running uint64
+	for {
+		now, changed := t.wanted.Watch()
+		if now != nil && now.id != running {
+			old := running
+			running = 0
+			if now.rate > 0 {
+				running = now.id
+				start := &tullev1.TapStart{Id: now.id, MaxPerSecond: now.rate}
+				if send(&tullev1.ControlMessage{Message: &tullev1.ControlMessage_TapStart{TapStart: start}}) != nil {
+					return
+				}
+			}
+			if old != 0 && send(&tullev1.ControlMessage{Message: &tullev1.ControlMessage_TapStop{TapStop: &tullev1.TapStop{Id: old}}}) != nil {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// publish hands a proxy's event to the readers that want it. An exchange
+// between two meshed workloads is seen by both proxies and shown once, as its
+// client's saw it.
+func (t *taps) publish(from tapClient, m *tullev1.TapEvent, hosts []netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.readers) == 0 {
+		return
+	}
+	show := !m.Inbound || m.ClientIdentity == ""
+	var e Event
+	if show {
+		e = eventOf(from, m, hosts)
+	}
+	now := time.Now().Unix()
+	for r := range t.readers {
+		r.dropped = add(r.dropped, min(m.Dropped, maxCounter))
+		if show && r.filter.wants(&e) {
+			r.offer(e, now)
+		}
+	}
+}
+
+// offer queues the event unless the reader had its share of this second.
+func (r *tap) offer(e Event, second int64) {
+	if r.second != second {
+		r.second, r.sent = second, 0
+	}
+	e.Dropped = r.dropped
+	if r.sent < r.filter.MaxRate {
+		select {
+		case r.events <- e:
+			r.sent++
+			r.dropped = 0
+			return
+		default:
+		}
+	}
+	r.dropped++
+}
+
+func eventOf(from tapClient, m *tullev1.TapEvent, hosts []netip.Addr) Event {
+	e := Event{
+		Time:          time.UnixMicro(min(max(m.StartUnixMicros, 0), maxUnix*1e6)).UTC(),
+		SourceAddress: cut(m.ClientAddress, maxAddress),
+		Service:       cut(m.Service, maxName), Workload: cut(m.ServerWorkload, maxName),
+		Address: cut(m.ServerAddress, maxAddress), Identity: cut(m.ServerIdentity, maxName),
+		Protocol: cut(m.Protocol, maxWord), Security: cut(m.Security, maxWord), Outcome: cut(m.Outcome, maxWord),
+		Status: m.Status, Method: cut(m.Method, maxWord), Host: cut(m.Host, maxName), Path: cut(m.Path, maxPath),
+		FirstByte: min(m.FirstByteMicros, maxCounter), Duration: min(m.DurationMicros, maxCounter),
+		Sent: min(m.BytesSent, maxCounter), Received: min(m.BytesReceived, maxCounter),
+	}
+	if m.Inbound {
+		e.Source, _ = callerName(m.ClientAddress, hosts)
+		e.Workload, e.Identity = from.workload, from.id.String()
+	} else {
+		e.Source, e.SourceWorkload, e.SourceIdentity = from.id.Account, from.workload, from.id.String()
+	}
+	if e.Service == "" {
+		e.Service = e.Address
+	}
+	return e
+}
