@@ -1,0 +1,128 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Bridge is the switch all replicas hang on; the host itself is on it with the
+// gateway's addresses.
+type Bridge struct {
+	Name     string
+	Gateway4 netip.Prefix
+	Gateway6 netip.Prefix // invalid: the host has no IPv6
+	MTU      int
+}
+
+// bridgeMAC keeps the bridge's address constant: by default it is the lowest of its
+// ports', which would make every workload's neighbour entry for the gateway
+// stale whenever a replica comes or goes.
+var bridgeMAC = net.HardwareAddr{0x02, 't', 'u', 'l', 'l', 'e'}
+
+// Create makes the bridge, or brings one that is there already (left by a
+// daemon that was killed) into the same state.
+func (b Bridge) Create() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = b.Name, b.MTU, bridgeMAC
+	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add bridge %s: %w", b.Name, err)
+	}
+	link, err := netlink.LinkByName(b.Name)
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", b.Name, err)
+	}
+	if link.Type() != "bridge" {
+		return fmt.Errorf("interface %s exists and is a %s, not a bridge", b.Name, link.Type())
+	}
+	if b.Gateway6.IsValid() {
+		// Our own interface: wanted even where IPv6 is off by default.
+		if err := writeSysctl("net/ipv6/conf/"+b.Name+"/disable_ipv6", "0"); err != nil {
+			return err
+		}
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set %s up: %w", b.Name, err)
+	}
+	return addAddresses(link, b.Gateway4, b.Gateway6)
+}
+
+// addAddresses gives link its addresses. IPv6 duplicate detection is left out:
+// the addresses are ours to give, and a workload must not wait two seconds.
+func addAddresses(link netlink.Link, addresses ...netip.Prefix) error {
+	for _, a := range addresses {
+		if !a.IsValid() {
+			continue
+		}
+		addr := &netlink.Addr{IPNet: ipNet(a)}
+		if a.Addr().Is6() {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := netlink.AddrReplace(link, addr); err != nil {
+			return fmt.Errorf("add address %s to %s: %w", a, link.Attrs().Name, err)
+		}
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// Overlap returns an error if the host already has a route to a part of p
+// that leads elsewhere than to the bridge.
+func Overlap(p netip.Prefix, bridge string) error {
+	family := netlink.FAMILY_V4
+	if p.Addr().Is6() {
+		family = netlink.FAMILY_V6
+	}
+	routes, err := netlink.RouteList(nil, family)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		addr, _ := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		dst := netip.PrefixFrom(addr.Unmap(), bits)
+		// A wider route (a default route, a VPN's 10.0.0.0/8) goes on working for all other addresses.
+		if bits < p.Bits() || !p.Overlaps(dst) {
+			continue
+		}
+		link, err := netlink.LinkByIndex(r.LinkIndex)
+		if err == nil && link.Attrs().Name != bridge {
+			return fmt.Errorf("network %s overlaps the route to %s by %s", p, dst, link.Attrs().Name)
+		}
+	}
+	return nil
+}
+
+// HasIPv6 tells whether the kernel has IPv6 at all.
+func HasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
+}
+
+// DeleteLink removes an interface; one that does not exist is fine.
+func DeleteLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,194 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// NamespaceDir is where network namespaces have names, for `ip netns` too.
+const NamespaceDir = "/run/netns"
+
+// Namespace is a named network namespace together with the one operating
+// system thread that lives in it. That thread starts the replica's processes,
+// which therefore are in the namespace from their first instruction; and since
+// it lives as long as the Namespace, their parent-death signals mean what they say.
+type Namespace struct {
+	Name string
+	Path string
+
+	calls  chan func()
+	closed chan struct{}
+}
+
+// NewNamespace makes a namespace with its loopback up. The caller must Close it.
+func NewNamespace(name string) (*Namespace, error) {
+	n := &Namespace{
+		Name: name, Path: filepath.Join(NamespaceDir, name),
+		calls: make(chan func()), closed: make(chan struct{}),
+	}
+	ready := make(chan error, 1)
+	go n.thread(ready)
+	if err := <-ready; err != nil {
+		return nil, fmt.Errorf("network namespace %s: %w", name, err)
+	}
+	return n, nil
+}
+
+func (n *Namespace) thread(ready chan<- error) {
+	defer close(n.closed)
+	// Never unlocked: the thread ends with the goroutine and nobody else gets it.
+	runtime.LockOSThread()
+	if err := n.enter(); err != nil {
+		ready <- err
+		return
+	}
+	ready <- nil
+	for call := range n.calls {
+		call()
+	}
+}
+
+func (n *Namespace) enter() error {
+	if err := os.MkdirAll(NamespaceDir, 0o755); err != nil {
+		return err
+	}
+	if err := RemoveNamespace(n.Name); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(n.Path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return err
+	}
+	_ = f.Close()
+	err = unix.Unshare(unix.CLONE_NEWNET)
+	if err == nil {
+		err = unix.Mount("/proc/thread-self/ns/net", n.Path, "", unix.MS_BIND, "")
+	}
+	if err == nil {
+		err = setUpLoopback()
+	}
+	if err != nil {
+		return errors.Join(err, RemoveNamespace(n.Name))
+	}
+	return nil
+}
+
+func setUpLoopback() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
+}
+
+// Do runs f on the namespace's thread and returns its error. It must not be
+// called after Close.
+func (n *Namespace) Do(f func() error) error {
+	done := make(chan error, 1)
+	n.calls <- func() { done <- f() }
+	return <-done
+}
+
+// Close ends the thread, which kills processes that asked for that, and
+// removes the name.
+func (n *Namespace) Close() error {
+	close(n.calls)
+	<-n.closed
+	return RemoveNamespace(n.Name)
+}
+
+// RemoveNamespace removes a namespace's name, if it has one. The namespace
+// itself goes when the last process in it does.
+func RemoveNamespace(name string) error {
+	path := filepath.Join(NamespaceDir, name)
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	return ignoreMissing(os.Remove(path))
+}
+
+// Wire is a replica's connection to the bridge.
+type Wire struct {
+	Bridge             string
+	Link               string // name of the host's end
+	Address4, Address6 netip.Prefix
+	Gateway4, Gateway6 netip.Addr
+	MTU                int
+}
+
+// inside is what the interface is called in the replica's namespace.
+const inside = "eth0"
+
+// LinkName derives the name of a replica's veth on the host from its address:
+// unique on the bridge, and within the 15 characters that there are.
+func LinkName(addr netip.Addr) string {
+	a := addr.As4()
+	return fmt.Sprintf("tl%02x%02x%02x%02x", a[0], a[1], a[2], a[3])
+}
+
+// Connect adds the veth pair, and gives the namespace's end its addresses and routes.
+func (n *Namespace) Connect(w Wire) error {
+	bridge, err := netlink.LinkByName(w.Bridge)
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", w.Bridge, err)
+	}
+	ns, err := os.Open(n.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }()
+	// What a run that was killed left behind has our address, and thus our name.
+	if err := DeleteLink(w.Link); err != nil {
+		return fmt.Errorf("remove old %s: %w", w.Link, err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.MasterIndex = w.Link, w.MTU, bridge.Attrs().Index
+	attrs.Flags |= unix.IFF_UP
+	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: inside, PeerNamespace: netlink.NsFd(ns.Fd())}
+	if err := netlink.LinkAdd(pair); err != nil {
+		return fmt.Errorf("add %s: %w", w.Link, err)
+	}
+	if err := n.Do(func() error { return w.configure() }); err != nil {
+		return errors.Join(err, DeleteLink(w.Link))
+	}
+	return nil
+}
+
+// configure runs inside the namespace.
+func (w Wire) configure() error {
+	link, err := netlink.LinkByName(inside)
+	if err != nil {
+		return fmt.Errorf("%s: %w", inside, err)
+	}
+	if w.Address6.IsValid() {
+		for _, name := range []string{"disable_ipv6", "accept_ra"} {
+			if err := writeSysctl("net/ipv6/conf/"+inside+"/"+name, "0"); err != nil {
+				return err
+			}
+		}
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set %s up: %w", inside, err)
+	}
+	if err := addAddresses(link, w.Address4, w.Address6); err != nil {
+		return err
+	}
+	for _, gw := range []netip.Addr{w.Gateway4, w.Gateway6} {
+		if !gw.IsValid() {
+			continue
+		}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gw.AsSlice()}
+		if err := netlink.RouteReplace(route); err != nil {
+			return fmt.Errorf("default route by %s: %w", gw, err)
+		}
+	}
+	return nil
+}
