@@ -37,7 +37,7 @@ const Auto = "auto"
 // must stay open as long as the backend is used. The reason says, for the log,
 // why it is this backend.
 func Pick(want string, netns *os.File) (backend Backend, reason string, err error) {
-	return pick(want, []Backend{NFTables(netns)}) // best first
+	return pick(want, []Backend{NFTables(netns), IPTables(netns)}) // best first
 }
 
 func pick(want string, backends []Backend) (backend Backend, reason string, err error) {
