@@ -136,3 +136,10 @@ func callerAddr(ctx context.Context) netip.Addr {
 	}
 	return ap.Addr().Unmap().WithZone("")
 }
+
+// CallerName returns the caller of an RPC for counting and for logs: its
+// identity, which replicas of a service share, and its address.
+func CallerName(ctx context.Context) string {
+	id, _ := PeerID(ctx)
+	return id.String() + "@" + callerAddr(ctx).String()
+}
