@@ -81,7 +81,7 @@ func (h *head) next(b []byte) (from, to int, found bool, s shape) {
 	case h.response:
 		h.sawBareLF = true
 	default:
-		return 0, 0, false, bareLF
+		return from, to, true, bareLF
 	}
 	return from, to, true, ok
 }

@@ -60,13 +60,14 @@ func (r *Request) parse(b []byte) shape {
 	h := &r.head
 	for {
 		from, to, found, s := h.next(b)
+		if !found && !h.started {
+			if bad := glance(b[h.start:]); bad != ok {
+				return bad
+			}
+		}
 		switch {
-		case s != ok:
+		case s != ok || !found:
 			return s
-		case !found && !h.started:
-			return glance(b[h.start:])
-		case !found:
-			return ok
 		case !h.started && from == to:
 			if h.start > 0 {
 				return emptyStart

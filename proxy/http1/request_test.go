@@ -1,22 +1,9 @@
 package http1
 
 import (
-	"errors"
 	"strings"
 	"testing"
 )
-
-// wantCode fails the test unless err is the *Error of that code and status.
-func wantCode(t *testing.T, err error, code string, status int) {
-	t.Helper()
-	var e *Error
-	if !errors.As(err, &e) {
-		t.Fatalf("error = %v, want %s", err, code)
-	}
-	if e.Code != code || e.Status != status {
-		t.Fatalf("error = %s (%d), want %s (%d)", e.Code, e.Status, code, status)
-	}
-}
 
 func TestRequestFacts(t *testing.T) {
 	for _, tc := range []struct{ name, head, want string }{

@@ -49,12 +49,10 @@ func (r *Response) parse(b []byte, asked Asked) shape {
 	for {
 		from, to, found, s := h.next(b)
 		switch {
-		case s != ok:
-			return s
 		case !found && !h.started && !couldBeStatusLine(b):
 			return badStatusLine
-		case !found:
-			return ok
+		case s != ok || !found:
+			return s
 		case !h.started:
 			s = r.statusLine(b[from:to])
 			h.started = true
