@@ -41,7 +41,7 @@ func Pick(want string, netns *os.File) (backend Backend, reason string, err erro
 }
 
 func pick(want string, backends []Backend) (backend Backend, reason string, err error) {
-	var names []string
+	names := []string{Auto}
 	var passed []error
 	for _, b := range backends {
 		names = append(names, b.Name())
@@ -62,7 +62,8 @@ func pick(want string, backends []Backend) (backend Backend, reason string, err 
 		}
 	}
 	if len(passed) == 0 {
-		return nil, "", fmt.Errorf("redirect %q: no such backend; use %s or %s", want, Auto, strings.Join(names, " or "))
+		last := len(names) - 1
+		return nil, "", fmt.Errorf("redirect %q: no such backend; use %s or %s", want, strings.Join(names[:last], ", "), names[last])
 	}
 	return nil, "", fmt.Errorf("cannot redirect traffic: %w", errors.New(oneLine(passed)))
 }

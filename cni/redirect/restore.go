@@ -110,12 +110,10 @@ func (t *iptTable) addSaved(rule string) {
 		t.chains[i].rules = append(t.chains[i].rules, rule)
 		return
 	}
+	// The target comes last, and a jump has nothing after its target.
 	words := strings.Fields(rule)
-	for i, word := range words[:max(len(words)-1, 0)] {
-		if (word == "-j" || word == "-g") && strings.HasPrefix(words[i+1], chainPrefix) {
-			t.jumps = append(t.jumps, rule)
-			return
-		}
+	if n := len(words); n >= 3 && (words[n-2] == "-j" || words[n-2] == "-g") && strings.HasPrefix(words[n-1], chainPrefix) {
+		t.jumps = append(t.jumps, rule)
 	}
 }
 
