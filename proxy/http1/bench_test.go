@@ -29,15 +29,17 @@ func TestNoAllocations(t *testing.T) {
 		body  Body
 		de    Dechunker
 		buf   = make([]byte, 0, 1<<10)
+		get   = []byte(heads[2].request)
+		good  = []byte(answer)
 		bad   = []byte("GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n")
 		chunk = []byte("5;a=b\r\nhello\r\n0\r\nGrpc-Status: 0\r\n\r\n")
 		post  = []byte("POST http://a/x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, upgrade\r\nUpgrade: h2c\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
 	)
 	for name, f := range map[string]func(){
-		"request":         func() { mustParse(req.Parse([]byte(heads[2].request))) },
+		"request":         func() { mustParse(req.Parse(get)) },
 		"upgrade request": func() { mustParse(req.Parse(post)) },
 		"incomplete":      func() { req.Reset(); req.Parse(post[:len(post)/2]); mustParse(req.Parse(post)) },
-		"response":        func() { mustParse(resp.Parse([]byte(answer), req.Asked())) },
+		"response":        func() { mustParse(resp.Parse(good, req.Asked())) },
 		"refused": func() {
 			req.Reset()
 			if _, err := req.Parse(bad); err == nil {
