@@ -1,0 +1,322 @@
+package dashboard
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+)
+
+func edgesOf(c *Collector, window Window) []Edge {
+	s := c.snapshot(window, nil)
+	return s.edges(s.flows())
+}
+
+func theEdge(t *testing.T, c *Collector, window Window) Edge {
+	t.Helper()
+	edges := edgesOf(c, window)
+	if len(edges) != 1 {
+		t.Fatalf("got %d edges, want 1: %+v", len(edges), edges)
+	}
+	return edges[0]
+}
+
+func TestPercentilesMatchRawSamples(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, nil)
+		rng := rand.New(rand.NewPCG(1, 2))
+		var proxies []*fakeProxy
+		var traffics []*traffic
+		for i := range 3 {
+			proxies = append(proxies, dial(t, c, testID("web"), fmt.Sprint("10.84.0.", i+2)).hello(fmt.Sprint("web-", i+1), time.Now()))
+			traffics = append(traffics, outbound("catalog", "catalog-1"))
+		}
+		for range 40 { // seconds
+			time.Sleep(time.Second)
+			for i, p := range proxies {
+				for range 50 * (i + 1) { // unequal shares: averaging percentiles would go wrong
+					traffics[i].add(randomLatency(rng) * time.Duration(i*3+1))
+				}
+				p.report(traffics[i].message())
+			}
+		}
+		synctest.Wait()
+		for _, window := range []Window{0, DefaultWindow} {
+			var raw []time.Duration
+			for i, tr := range traffics {
+				samples := tr.samples
+				if window != 0 {
+					samples = samples[len(samples)-50*(i+1)*10:]
+				}
+				raw = append(raw, samples...)
+			}
+			slices.Sort(raw)
+			e := theEdge(t, c, window)
+			if e.Requests != uint64(len(raw)) || e.TotalRequests != 40*300 {
+				t.Errorf("%v: %d requests (%d in total), want %d (12000)", window, e.Requests, e.TotalRequests, len(raw))
+			}
+			if math.Abs(e.RPS-300) > 0.5 {
+				t.Errorf("%v: %.2f requests per second, want 300", window, e.RPS)
+			}
+			for q, got := range map[float64]int64{0.5: *e.P50, 0.95: *e.P95, 0.99: *e.P99} {
+				want := float64(raw[int(q*float64(len(raw)))].Microseconds())
+				if off := math.Abs(float64(got)-want) / want; off > 0.03 {
+					t.Errorf("%v: p%g is %d us, raw samples say %.0f: %.1f %% off", window, q*100, got, want, off*100)
+				}
+			}
+		}
+		for _, p := range proxies {
+			if err := p.end(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestRestartBeginsAnewWithoutNegativeDeltas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, nil)
+		tr := outbound("web", "web-1")
+		tr.edge.Open = 3
+		p := dial(t, c, testID("client"), "10.84.0.2").hello("client-1", time.Now())
+		time.Sleep(time.Second)
+		p.report(tr.add(make([]time.Duration, 100)...).message())
+		p.end()
+		synctest.Wait()
+		if e := theEdge(t, c, 0); e.Open != 0 || e.TotalRequests != 100 {
+			t.Fatalf("after the proxy is gone: %d open, %d in total; want 0 and 100", e.Open, e.TotalRequests)
+		}
+
+		// The same start: the stream broke, the counters went on.
+		p = dial(t, c, testID("client"), "10.84.0.2").hello("client-1", time.Now().Add(-time.Second))
+		p.report(tr.add(make([]time.Duration, 10)...).message())
+		synctest.Wait()
+		if e := theEdge(t, c, 0); e.TotalRequests != 110 || e.Open != 3 {
+			t.Fatalf("after a new stream: %d in total, %d open; want 110 and 3", e.TotalRequests, e.Open)
+		}
+		p.end()
+
+		// Another start: the counters began anew, below the old ones.
+		time.Sleep(time.Second)
+		p = dial(t, c, testID("client"), "10.84.0.2").hello("client-1", time.Now())
+		p.report(outbound("web", "web-1").add(make([]time.Duration, 40)...).addFailures(2).message())
+		synctest.Wait()
+		e := theEdge(t, c, DefaultWindow)
+		if e.TotalRequests != 152 || e.Requests != 152 || e.TotalFailures != 2 || e.Statuses[200] != 150 || e.Outcomes["reset"] != 2 {
+			t.Errorf("after a restart: %+v; want 152 requests, 2 failures", e)
+		}
+
+		// A counter that goes down with the same start adds nothing.
+		p.report(outbound("web", "web-1").add(make([]time.Duration, 5)...).message())
+		synctest.Wait()
+		if e := theEdge(t, c, 0); e.TotalRequests != 152 {
+			t.Errorf("after counters went down: %d, want 152", e.TotalRequests)
+		}
+		p.end()
+	})
+}
+
+func TestWindowForgetsTotalsDoNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, nil)
+		tr := outbound("web", "web-1")
+		p := dial(t, c, testID("client"), "10.84.0.2").hello("client-1", time.Now())
+		for range 5 {
+			time.Sleep(time.Second)
+			p.report(tr.add(make([]time.Duration, 20)...).message())
+		}
+		synctest.Wait()
+		if e := theEdge(t, c, DefaultWindow); math.Abs(e.RPS-20) > 0.01 {
+			t.Errorf("rate %.2f after 5 s, want 20", e.RPS)
+		}
+		for range 15 {
+			time.Sleep(time.Second)
+			p.report()
+		}
+		synctest.Wait()
+		if e := theEdge(t, c, DefaultWindow); e.RPS != 0 || e.Requests != 0 || e.Success != nil || e.P50 != nil || e.TotalRequests != 100 {
+			t.Errorf("after 15 s of silence: %+v", e.Figures)
+		}
+		if e := theEdge(t, c, Window(time.Minute)); e.Requests != 100 {
+			t.Errorf("in a minute: %d requests, want 100", e.Requests)
+		}
+		p.end()
+		time.Sleep(keep + 2*time.Second)
+		if s := c.snapshot(0, nil); len(s.proxyRows()) != 0 || len(c.records) != 0 {
+			t.Errorf("a proxy that is long gone is still there: %+v", s.proxyRows())
+		}
+		if e := theEdge(t, c, 0); e.TotalRequests != 100 || e.Requests != 100 || e.P50 == nil {
+			t.Errorf("totals of a proxy long gone: %+v", e.Figures)
+		}
+	})
+}
+
+func TestIdentityIsProvedNotTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, nil)
+		p := dial(t, c, "not an identity", "10.84.0.2")
+		if err := <-p.result; status.Code(err) != codes.Unauthenticated {
+			t.Errorf("got %v, want Unauthenticated", err)
+		}
+		// Two identities with one workload name are two records.
+		a := dial(t, c, testID("web"), "10.84.0.2").hello("web-1", time.Now())
+		b := dial(t, c, testID("evil"), "10.84.0.3").hello("web-1", time.Now())
+		b.report(outbound("bank", "bank-1").add(1).message())
+		synctest.Wait()
+		if e := theEdge(t, c, 0); e.Source != "evil" {
+			t.Errorf("the edge's source is %q, want evil", e.Source)
+		}
+		a.end()
+		b.end()
+	})
+}
+
+func TestBadMessagesEndTheStream(t *testing.T) {
+	for name, change := range map[string]func(e *tullev1.Edge){
+		"bucket beyond the last": func(e *tullev1.Edge) { e.Latency = &tullev1.Histogram{Bucket: []uint32{1 << 20}, Count: []uint64{1}} },
+		"bucket twice":           func(e *tullev1.Edge) { e.Latency = &tullev1.Histogram{Bucket: []uint32{1, 1}, Count: []uint64{1, 1}} },
+		"counts missing":         func(e *tullev1.Edge) { e.Latency = &tullev1.Histogram{Bucket: []uint32{1}} },
+		"long service":           func(e *tullev1.Edge) { e.Service = strings.Repeat("a", 300) },
+		"unknown security":       func(e *tullev1.Edge) { e.Security = "quantum" },
+		"bad identity":           func(e *tullev1.Edge) { e.PeerIdentity = "spiffe://x" },
+		"huge counter":           func(e *tullev1.Edge) { e.Requests = 1 << 60 },
+		"silly status":           func(e *tullev1.Edge) { e.Statuses = map[uint32]uint64{7000: 1} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newTestCollector(t, nil)
+				e := outbound("web", "web-1").message()
+				change(e)
+				p := dial(t, c, testID("client"), "10.84.0.2").hello("client-1", time.Now())
+				p.report(e)
+				if err := <-p.result; status.Code(err) != codes.InvalidArgument {
+					t.Errorf("got %v, want InvalidArgument", err)
+				}
+				if got := edgesOf(c, 0); len(got) != 0 {
+					t.Errorf("a refused report was counted: %+v", got)
+				}
+			})
+		})
+	}
+}
+
+func TestNewerStreamReplacesOlder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, nil)
+		start := time.Now()
+		old := dial(t, c, testID("client"), "10.84.0.2").hello("client-1", start)
+		old.report(outbound("web", "web-1").add(1).message())
+		fresh := dial(t, c, testID("client"), "10.84.0.2").hello("client-1", start)
+		fresh.report(outbound("web", "web-1").add(1, 2).message())
+		old.report(outbound("web", "web-1").add(1, 2, 3).message())
+		if err := <-old.result; !errors.Is(err, errReplaced) {
+			t.Errorf("the old stream ended with %v", err)
+		}
+		synctest.Wait()
+		if e := theEdge(t, c, 0); e.TotalRequests != 2 {
+			t.Errorf("%d requests, want 2", e.TotalRequests)
+		}
+		if rows := c.snapshot(0, nil).proxyRows(); len(rows) != 1 || rows[0].State != "connected" {
+			t.Errorf("proxies: %+v", rows)
+		}
+		fresh.end()
+	})
+}
+
+func TestBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, func(config *Config) { config.MaxEdges, config.MaxProxies = 4, 2 })
+		p := dial(t, c, testID("scanner"), "10.84.0.2").hello("scanner-1", time.Now())
+		send := func(n uint64) {
+			var edges []*tullev1.Edge
+			for i := range 100 {
+				edges = append(edges, &tullev1.Edge{PeerAddress: fmt.Sprintf("192.0.2.%d:80", i), Security: "plaintext", Protocol: "tcp", Requests: n})
+			}
+			p.report(edges...)
+		}
+		send(1)
+		send(3)
+		synctest.Wait()
+		edges := edgesOf(c, 0)
+		total := uint64(0)
+		for _, e := range edges {
+			total += e.TotalRequests
+			if e.Service == other && e.TotalRequests != 3*16 {
+				t.Errorf("other has %d requests, want 48", e.TotalRequests)
+			}
+		}
+		if len(edges) != 5 || total != 3*20 {
+			t.Errorf("%d edges with %d requests; want 5 with 60", len(edges), total)
+		}
+		if rows := c.snapshot(0, nil).proxyRows(); rows[0].DroppedEdges != 160 {
+			t.Errorf("%d dropped, want 160", rows[0].DroppedEdges)
+		}
+
+		second := dial(t, c, testID("b"), "10.84.0.3").hello("b-1", time.Now())
+		synctest.Wait()
+		third := dial(t, c, testID("c"), "10.84.0.4").hello("c-1", time.Now())
+		if err := <-third.result; status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("one proxy too many: %v", err)
+		}
+		p.end()
+		synctest.Wait()
+		third = dial(t, c, testID("c"), "10.84.0.4").hello("c-1", time.Now()) // takes the place of the one that is gone
+		synctest.Wait()
+		total = 0
+		for _, e := range edgesOf(c, 0) {
+			total += e.TotalRequests
+		}
+		if len(c.records) != 2 || total != 60 {
+			t.Errorf("%d records, %d requests; want 2 and 60", len(c.records), total)
+		}
+		second.end()
+		third.end()
+	})
+}
+
+func TestWindowMemoryIsBounded(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	r := newRecord(testID("web"), "web-1", now)
+	r.attached = now
+	wide := func(n uint64) sparse {
+		var s sparse
+		for b := range uint16(700) {
+			s = append(s, cell{b, n})
+		}
+		return s
+	}
+	for i := range uint64(100) {
+		var readings []reading
+		for e := range 200 {
+			readings = append(readings, reading{key: edgeKey{service: fmt.Sprint(e), security: "mtls"}, counts: counts{requests: i + 1}, latency: wide(i + 1)})
+		}
+		now = now.Add(time.Second)
+		r.take(readings, now, 256)
+	}
+	cells := 0
+	for _, s := range r.window {
+		for _, d := range s.deltas {
+			cells += len(d.latency)
+		}
+	}
+	if cells != r.cells || cells > maxCells+200*700 {
+		t.Errorf("%d cells in the window, %d counted; at most %d are allowed", cells, r.cells, maxCells)
+	}
+	for i := range uint64(300) {
+		now = now.Add(time.Second)
+		r.take([]reading{{key: edgeKey{service: "0", security: "mtls"}, counts: counts{requests: 100 + i}}}, now, 256)
+	}
+	if len(r.window) > 121 || r.cells != 0 {
+		t.Errorf("%d seconds with %d cells are kept", len(r.window), r.cells)
+	}
+}
