@@ -49,9 +49,10 @@ type head struct {
 	hosts            int
 	hostFrom, hostTo int
 
-	lengths int
-	length  int64
-	coding  coding
+	lengths      int
+	lengthDigits int
+	length       int64
+	coding       coding
 
 	optClose, optKeepAlive, optUpgrade bool // options of the Connection field
 	hasUpgrade, h2c, expect100         bool
@@ -196,17 +197,18 @@ func (h *head) connection(list []byte) shape {
 }
 
 // contentLength accepts digits after optional spaces. RFC 9110 would let tabs
-// and trailing space pass, which only attackers send. A repeated equal value is
+// and trailing space pass, which only attackers send. The same digits again are
 // forgiven in a response (RFC 9112 section 6.3).
 func (h *head) contentLength(value []byte) shape {
-	n, valid := decimal(skipSpaces(value), h.response)
+	digits := skipSpaces(value)
+	n, valid := decimal(digits, h.response)
 	if !valid {
 		return badLength
 	}
-	if h.lengths++; h.lengths > 1 && (!h.response || n != h.length) {
+	if h.lengths++; h.lengths > 1 && (!h.response || n != h.length || len(digits) != h.lengthDigits) {
 		return twoLengths
 	}
-	h.length = n
+	h.length, h.lengthDigits = n, len(digits)
 	return ok
 }
 

@@ -34,7 +34,7 @@ type Asked struct{ Head, Connect, Upgrade bool }
 func (r *Request) Asked() Asked { return Asked{r.Head, r.Connect, r.Upgrade} }
 
 // Reset makes r ready for another message. Parse does so by itself after a
-// complete head.
+// complete head or an error.
 func (r *Request) Reset() { *r = Request{} }
 
 // Parse parses a request head at the start of b and returns its length, which
@@ -48,6 +48,7 @@ func (r *Request) Parse(b []byte) (n int, err error) {
 		r.Reset()
 	}
 	if s := r.parse(b); s != ok {
+		r.head.done = true
 		return 0, &requestErrors[s]
 	}
 	if !r.head.done {

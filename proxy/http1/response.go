@@ -24,7 +24,7 @@ type Response struct {
 }
 
 // Reset makes r ready for another message. Parse does so by itself after a
-// complete head.
+// complete head or an error.
 func (r *Response) Reset() { *r = Response{} }
 
 // Parse parses a response head at the start of b, the answer to a request that
@@ -35,6 +35,7 @@ func (r *Response) Parse(b []byte, asked Asked) (n int, err error) {
 		r.Reset()
 	}
 	if s := r.parse(b, asked); s != ok {
+		r.head.done = true
 		return 0, &responseErrors[s]
 	}
 	if !r.head.done {
