@@ -51,10 +51,7 @@ type Config struct {
 
 // Validate reports what is wrong with the Config.
 func (c Config) Validate() error {
-	if err := mesh.ControlID(c.TrustDomain).Validate(); err != nil {
-		return err
-	}
-	return nil
+	return mesh.ControlID(c.TrustDomain).Validate()
 }
 
 // signer is a root with its key.
@@ -82,6 +79,14 @@ type Authority struct {
 
 // Open loads the authority kept in the Config's Dir, or creates it there.
 func Open(config Config) (*Authority, error) {
+	var s *store
+	if config.Dir != "" {
+		s = &store{dir: config.Dir, write: writeAll}
+	}
+	return open(config, s)
+}
+
+func open(config Config, s *store) (*Authority, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
@@ -91,17 +96,16 @@ func Open(config Config) (*Authority, error) {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	a := &Authority{trustDomain: config.TrustDomain, now: config.Now}
-	if config.Dir == "" {
+	a := &Authority{trustDomain: config.TrustDomain, now: config.Now, store: s}
+	if s == nil {
 		return a, a.create()
 	}
-	a.store = &store{dir: config.Dir, write: writeAll}
-	unlock, err := a.store.lock()
+	unlock, err := s.lock()
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if err := a.openLocked(config.Log); err != nil {
+	if err := a.load(config.Log); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -250,6 +254,7 @@ func (a *Authority) Prepare() (*x509.Certificate, error) {
 		if err := a.store.writeNext(next.key); err != nil {
 			return nil, err
 		}
+		a.next = nil // its key is no longer on disk
 	}
 	if err := a.setRootsLocked(certs); err != nil {
 		return nil, err

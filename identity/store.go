@@ -31,6 +31,7 @@ const (
 type store struct {
 	dir   string
 	write func(*os.File, []byte) error // writeAll; replaced in tests of a full disk
+	made  bool                         // lock made the directory
 }
 
 func writeAll(f *os.File, b []byte) error {
@@ -43,6 +44,9 @@ func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
 // lock makes the directory if need be and keeps other processes out of it for
 // the time of an Open.
 func (s *store) lock() (unlock func(), err error) {
+	if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) {
+		s.made = true
+	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, s.advise(fmt.Errorf("make the authority's directory: %w", err))
 	}
@@ -157,14 +161,17 @@ func (s *store) create(root signer) error {
 	if err != nil {
 		return err
 	}
-	if err := s.replace(keyFile, content); err != nil {
-		return err
+	err = s.replace(keyFile, content)
+	if err == nil {
+		err = s.writeRoots([]*x509.Certificate{root.cert})
 	}
-	if err := s.writeRoots([]*x509.Certificate{root.cert}); err != nil {
+	if err != nil {
 		os.Remove(s.path(keyFile))
-		return err
+		if s.made {
+			os.Remove(s.dir) // stays if it is not empty
+		}
 	}
-	return nil
+	return err
 }
 
 func (s *store) writeRoots(certs []*x509.Certificate) error {
@@ -230,9 +237,9 @@ func decodeCertificates(content []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// openLocked loads the authority from its store, or creates it there. The
-// store's lock is held; nobody else knows the Authority yet.
-func (a *Authority) openLocked(log *slog.Logger) error {
+// load reads the authority from its store, or creates it there. The store's
+// lock is held; nobody else knows the Authority yet.
+func (a *Authority) load(log *slog.Logger) error {
 	keyPEM, err := a.store.read(keyFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(a.store.path(rootsFile)); err == nil {
