@@ -33,8 +33,9 @@ type Asked struct{ Head, Connect, Upgrade bool }
 // Asked returns what Response.Parse needs to know; it does not refer to the buffer.
 func (r *Request) Asked() Asked { return Asked{r.Head, r.Connect, r.Upgrade} }
 
-// Reset makes r ready for another message. Parse does so by itself after a
-// complete head or an error.
+// Reset makes r ready for another message and lets go of the buffer. Parse
+// does so by itself after a complete head or an error; call Reset before r
+// rests, lest it keep a whole buffer alive.
 func (r *Request) Reset() { *r = Request{} }
 
 // Parse parses a request head at the start of b and returns its length, which

@@ -23,8 +23,9 @@ type Response struct {
 	head head
 }
 
-// Reset makes r ready for another message. Parse does so by itself after a
-// complete head or an error.
+// Reset makes r ready for another message and lets go of the buffer. Parse
+// does so by itself after a complete head or an error; call Reset before r
+// rests, lest it keep a whole buffer alive.
 func (r *Response) Reset() { *r = Response{} }
 
 // Parse parses a response head at the start of b, the answer to a request that
