@@ -168,12 +168,9 @@ func TestPageNeverMakesMarkup(t *testing.T) {
 		}
 		for _, bad := range []string{
 			"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser", "javascript:", "setHTML",
-			"createContextualFragment", "srcdoc", "localStorage", "http://", "https://", "style=", "onclick=", "onload=", "<style",
+			"createContextualFragment", "srcdoc", "localStorage", `="http`, `("http`, "url(", "@import", "style=", "onclick=", "onload=", "<style",
 		} {
-			if bad == "http://" && strings.Count(body, bad) == strings.Count(body, "http://www.w3.org/2000/svg") {
-				continue // SVG's namespace is not fetched
-			}
-			if strings.Contains(body, bad) {
+			if strings.Contains(strings.ReplaceAll(body, `="http://www.w3.org/2000/svg"`, ""), bad) { // SVG's name is not fetched
 				t.Errorf("%s contains %q", name, bad)
 			}
 		}

@@ -26,6 +26,13 @@ func (s *snapshot) replicas(flows []flow) []Replica {
 	for _, w := range s.inventory.Workloads {
 		row(w.Service, w.Replica, hostOf(withoutLength(w.Address4))).Ready = isReady(w.State)
 	}
+	for _, service := range s.inventory.Services {
+		if service.Source == "catalog" {
+			for _, address := range service.Endpoints {
+				row(service.Name, "", address).Ready = true // nobody probes them
+			}
+		}
+	}
 	s.addEndpoints(row)
 	sums := map[replicaKey]*sum{}
 	for _, f := range flows {
@@ -48,9 +55,9 @@ func (s *snapshot) replicas(flows []flow) []Replica {
 
 // addEndpoints adds what the clients' balancers estimate.
 func (s *snapshot) addEndpoints(row func(service, workload, address string) *Replica) {
-	run := map[string]bool{} // services whose readiness the inventory knows better
+	known := map[string]bool{} // services whose readiness the inventory knows better
 	for _, w := range s.inventory.Workloads {
-		run[w.Service] = true
+		known[w.Service] = true
 	}
 	for _, p := range s.proxies {
 		for _, e := range p.endpoints {
@@ -58,7 +65,7 @@ func (s *snapshot) addEndpoints(row func(service, workload, address string) *Rep
 				continue
 			}
 			r := row(e.service, e.workload, e.address)
-			if !run[e.service] {
+			if !known[e.service] {
 				r.Ready = r.Ready || e.ready
 			}
 			r.InFlight += uint64(e.inFlight)

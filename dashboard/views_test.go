@@ -82,8 +82,8 @@ func TestReplicasShowTheBalancer(t *testing.T) {
 			},
 		})
 		rows := s.replicas(s.flows())
-		if len(rows) != 3 {
-			t.Fatalf("got %d replicas, want 3: %+v", len(rows), rows)
+		if len(rows) != 4 || !rows[3].Ready || rows[3].Service != "db" {
+			t.Fatalf("got %d replicas, want 4: %+v", len(rows), rows)
 		}
 		if *rows[0].Share != 0.9 || *rows[1].Share != 0.1 || *rows[2].Share != 0 || rows[0].Fair != 0.5 || rows[2].Ready {
 			t.Errorf("shares: %+v", rows)
