@@ -1,0 +1,257 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/balance"
+	"github.com/tulle-mesh/tulle/proxy/sniff"
+)
+
+const (
+	maxDestinations  = 4096             // watched at once
+	firstAnswer      = 5 * time.Second  // how long the first connection to an address waits for discovery
+	destinationIdle  = 10 * time.Minute // unused for so long, a watch is dropped
+	firstWatchRetry  = 100 * time.Millisecond
+	longestWatchWait = 5 * time.Second
+)
+
+var errTooManyDestinations = fmt.Errorf("more than %d destinations in use at once", maxDestinations)
+
+// directory knows what is behind the addresses that the workload dials. It asks
+// for an address when it is dialled first, then follows it; without the control
+// plane, the last answer stays.
+type directory struct {
+	ctx      context.Context // of the proxy's life
+	client   tullev1.DiscoveryClient
+	networks []netip.Prefix
+	log      *slog.Logger
+	now      func() time.Duration
+	newUp    func(d *destination, k endpointKey) *upstream
+
+	mu     sync.Mutex
+	known  map[netip.AddrPort]*destination
+	ending sync.WaitGroup
+}
+
+// endpointKey is what makes an endpoint another one: a new identity behind an
+// old address must not inherit its connections.
+type endpointKey struct {
+	addr     netip.AddrPort
+	id       mesh.ID
+	workload string
+}
+
+type (
+	endpointSet = balance.Set[endpointKey, *upstream]
+	endpoint    = balance.Endpoint[endpointKey, *upstream]
+)
+
+// destination is what is behind one dialled address. Its fields but the atomic
+// ones are constant once ready is closed.
+type destination struct {
+	addr    netip.AddrPort
+	ready   chan struct{} // closed with the first answer
+	facts   mesh.Latest[destinationFacts]
+	set     *endpointSet
+	learned atomic.Uint32 // sniff.Verdict: what the last connection turned out to speak
+	used    atomic.Int64  // of the proxy's clock
+	inUse   atomic.Int64
+	cancel  context.CancelFunc
+}
+
+type destinationFacts struct {
+	service  string // "" : nothing of the mesh
+	protocol mesh.Protocol
+}
+
+// service returns the name of what is behind the address, or "".
+func (d *destination) service() string { return d.facts.Load().service }
+
+// hint is what the service's owner declared, or what was learned.
+func (d *destination) hint() sniff.Verdict {
+	switch d.facts.Load().protocol {
+	case mesh.HTTP1:
+		return sniff.HTTP1
+	case mesh.HTTP2:
+		return sniff.HTTP2
+	case mesh.TCP:
+		return sniff.Opaque
+	}
+	return sniff.More
+}
+
+func (d *destination) done(now time.Duration) {
+	d.used.Store(int64(now))
+	d.inUse.Add(-1)
+}
+
+// lookup returns what is behind addr; the caller calls done on it. nil without
+// an error means that the mesh has nothing to do with the address.
+func (r *directory) lookup(ctx context.Context, addr netip.AddrPort) (*destination, error) {
+	if !slices.ContainsFunc(r.networks, func(p netip.Prefix) bool { return p.Contains(addr.Addr()) }) {
+		return nil, nil
+	}
+	d, err := r.destination(addr)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-d.ready:
+	default:
+		if err := d.await(ctx); err != nil {
+			d.done(r.now())
+			return nil, err
+		}
+	}
+	if d.service() == "" {
+		d.done(r.now())
+		return nil, nil
+	}
+	return d, nil
+}
+
+var errNoAnswer = errors.New("the control plane does not answer and has never told what is behind this address; try `tulle check`")
+
+func (d *destination) await(ctx context.Context) error {
+	t := time.NewTimer(firstAnswer)
+	defer t.Stop()
+	select {
+	case <-d.ready:
+		return nil
+	case <-t.C:
+		return errNoAnswer
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *directory) destination(addr netip.AddrPort) (*destination, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.known[addr]
+	if d == nil {
+		if len(r.known) >= maxDestinations {
+			return nil, errTooManyDestinations
+		}
+		d = &destination{addr: addr, ready: make(chan struct{})}
+		d.set = balance.New(balance.Config[endpointKey, *upstream]{
+			New:     func(k endpointKey) *upstream { return r.newUp(d, k) },
+			Release: (*upstream).close,
+		})
+		ctx, cancel := context.WithCancel(r.ctx)
+		d.cancel = cancel
+		if r.known == nil {
+			r.known = map[netip.AddrPort]*destination{}
+		}
+		r.known[addr] = d
+		r.ending.Go(func() { r.follow(ctx, d) })
+	}
+	d.inUse.Add(1)
+	d.used.Store(int64(r.now()))
+	return d, nil
+}
+
+// sweep drops the watches of addresses that nobody dials any more.
+func (r *directory) sweep() {
+	now := r.now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for addr, d := range r.known {
+		if d.inUse.Load() == 0 && now-time.Duration(d.used.Load()) > destinationIdle {
+			d.cancel()
+			d.set.Close()
+			delete(r.known, addr)
+		}
+	}
+}
+
+func (r *directory) all() []*destination {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]*destination, 0, len(r.known))
+	for _, d := range r.known {
+		list = append(list, d)
+	}
+	return list
+}
+
+// follow keeps d at what the control plane says until ctx ends.
+func (r *directory) follow(ctx context.Context, d *destination) {
+	wait := firstWatchRetry
+	for ctx.Err() == nil {
+		answered, err := r.watch(ctx, d)
+		if ctx.Err() != nil {
+			return
+		}
+		if answered {
+			wait = firstWatchRetry
+		}
+		r.log.Debug("watch ended; keeping the last answer", "address", d.addr, "error", err)
+		select {
+		case <-time.After(wait/2 + rand.N(wait)):
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, longestWatchWait)
+	}
+}
+
+func (r *directory) watch(ctx context.Context, d *destination) (answered bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := r.client.Watch(ctx, &tullev1.WatchRequest{Address: d.addr.String()}, grpc.WaitForReady(true))
+	if err != nil {
+		return false, err
+	}
+	for {
+		message, err := stream.Recv()
+		if err != nil {
+			return answered, err
+		}
+		answered = true
+		r.adopt(d, message)
+	}
+}
+
+var protocols = map[tullev1.Protocol]mesh.Protocol{
+	tullev1.Protocol_PROTOCOL_HTTP1: mesh.HTTP1,
+	tullev1.Protocol_PROTOCOL_HTTP2: mesh.HTTP2,
+	tullev1.Protocol_PROTOCOL_TCP:   mesh.TCP,
+}
+
+// adopt takes a whole snapshot over. An endpoint that can't be understood is
+// left out rather than dialled in some other way.
+func (r *directory) adopt(d *destination, m *tullev1.Destination) {
+	specs := make([]balance.Spec[endpointKey], 0, len(m.GetEndpoints()))
+	for _, e := range m.GetEndpoints() {
+		key := endpointKey{workload: e.GetWorkload()}
+		var err error
+		if key.addr, err = netip.ParseAddrPort(e.GetAddress()); err == nil && e.GetIdentity() != "" {
+			key.id, err = mesh.ParseID(e.GetIdentity())
+		}
+		if err != nil {
+			r.log.Error("endpoint left out", "service", m.GetService(), "error", err)
+			continue
+		}
+		specs = append(specs, balance.Spec[endpointKey]{Key: key, Ready: e.GetReady()})
+	}
+	d.facts.Store(&destinationFacts{service: m.GetService(), protocol: protocols[m.GetProtocol()]})
+	d.set.Update(r.now(), specs)
+	select {
+	case <-d.ready:
+	default:
+		close(d.ready)
+	}
+}

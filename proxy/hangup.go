@@ -1,0 +1,146 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Kinds of hang-ups.
+const (
+	hangupNone  uint32 = iota
+	hangupFIN          // the peer sends no more
+	hangupReset        // the peer is gone
+)
+
+// hangups tells connections whose goroutine waits elsewhere that their peer
+// has hung up. It costs one epoll_ctl(2) per connection and nothing per
+// request: edge-triggered and without EPOLLIN, an event means FIN or RST only.
+type hangups struct {
+	epfd int
+	file *os.File // epfd as Go's own poller sees it
+	raw  syscall.RawConn
+
+	mu   sync.Mutex
+	next int32
+	seen map[int32]*watched
+}
+
+type watched struct {
+	id   int32
+	call func(kind uint32) // in a goroutine of hangups; must not block
+}
+
+func newHangups() (*hangups, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, err
+	}
+	h := &hangups{epfd: fd, file: os.NewFile(uintptr(fd), "hangups"), seen: map[int32]*watched{}}
+	if h.raw, err = h.file.SyscallConn(); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// watch calls call once the peer of c has hung up, which may be at once. The
+// caller forgets the watch before it closes c.
+func (h *hangups) watch(c *tcpConn, call func(uint32)) *watched {
+	h.mu.Lock()
+	w := &watched{id: h.next, call: call}
+	for h.seen[w.id] != nil {
+		w.id++
+	}
+	h.next = w.id + 1
+	h.seen[w.id] = w
+	h.mu.Unlock()
+	_ = c.raw.Control(func(fd uintptr) {
+		// A failure leaves this connection without early notice, no more.
+		_ = unix.EpollCtl(h.epfd, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{
+			Events: unix.EPOLLRDHUP | unix.EPOLLET, Fd: w.id,
+		})
+	})
+	return w
+}
+
+// forget ends a watch. The kernel drops it when the connection is closed.
+func (h *hangups) forget(w *watched) {
+	h.mu.Lock()
+	delete(h.seen, w.id)
+	h.mu.Unlock()
+}
+
+// run delivers events until ctx ends.
+func (h *hangups) run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = h.file.Close() })
+	defer stop()
+	var events [64]unix.EpollEvent
+	for {
+		n := 0
+		err := h.raw.Read(func(fd uintptr) bool {
+			var err error
+			n, err = unix.EpollWait(int(fd), events[:], 0)
+			return err != unix.EINTR && n != 0
+		})
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, os.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+		for _, e := range events[:max(n, 0)] {
+			h.deliver(e)
+		}
+	}
+}
+
+func (h *hangups) deliver(e unix.EpollEvent) {
+	h.mu.Lock()
+	w := h.seen[e.Fd]
+	h.mu.Unlock()
+	if w == nil {
+		return
+	}
+	kind := hangupFIN
+	if e.Events&unix.EPOLLERR != 0 { // not EPOLLHUP: that is also FIN after our own FIN
+		kind = hangupReset
+	}
+	w.call(kind)
+}
+
+// hungUp passes the client's hang-up on to the session that is working for it.
+func (c *httpConn) hungUp(kind uint32) {
+	if kind == hangupFIN && !c.hop && c.tcp.unread() > 0 {
+		kind = hangupNone // it has sent more requests, whose answers it awaits
+	}
+	c.gone.Store(max(kind, c.gone.Load()))
+	if s := c.waiting.Load(); s != nil {
+		passOn(kind, s)
+	}
+}
+
+func passOn(kind uint32, s *session) {
+	switch kind {
+	case hangupFIN:
+		s.halfClose()
+	case hangupReset:
+		s.abort()
+	}
+}
+
+// waitFor lets hang-ups of the client through to s until stopWaiting.
+func (c *httpConn) waitFor(s *session) {
+	c.waiting.Store(s)
+	if kind := c.gone.Load(); kind != hangupNone {
+		passOn(kind, s)
+	}
+}
+
+func (c *httpConn) stopWaiting() { c.waiting.Store(nil) }

@@ -1,0 +1,357 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/http1"
+)
+
+// HTTP/1.1 is forwarded message by message: heads are checked by the strict
+// codec and leave as they came, so an application sees the bytes that it would
+// see without the mesh.
+//
+// Between two proxies (ALPN tulle-http/1) the connection outlives what the two
+// applications agree about theirs. One flag octet in front of each response
+// head says what the bytes themselves don't:
+const (
+	flagRechunked byte = 1 << iota // the body ends where the application closed; on this hop it is chunked
+	flagUnsent                     // made by the proxy: the application has seen nothing of the request
+)
+
+const (
+	maxAttempts  = 3
+	maxInterim   = 100              // 1xx answers to one request
+	headPatience = 60 * time.Second // from the first byte of a request head to its last
+	keepIdle     = time.Hour        // between requests
+	lingerTime   = 5 * time.Second  // in which a client may read an answer that came before it had sent all
+	lingerBytes  = 4 << 20
+)
+
+// router finds the sessions that requests are sent on, and hears how it went.
+type router interface {
+	// session returns a session for one attempt. fresh demands a new one. Its
+	// error is what the last attempt failed with, if there is nowhere else to go.
+	session(ctx context.Context, attempt int, fresh bool) (*session, error)
+	// answered says that the first byte of the answer came. done follows it.
+	answered(s *session, firstByte time.Duration)
+	// failed says that no answer will come, and whether that is the fault of
+	// the other side. The session is closed by the caller.
+	failed(s *session, blame bool)
+	// done gives an answered session back. reusable says that another request
+	// may follow; else the caller has closed it, or done does.
+	done(s *session, reusable bool)
+	// edge returns the counters of what s connects to; s is nil if there was none.
+	edge(s *session) *edge
+	// server describes the other side in an exchange.
+	server(s *session) mesh.Peer
+}
+
+// httpConn serves the requests of one client connection, one after the other.
+type httpConn struct {
+	proxy     *Proxy
+	direction mesh.Direction
+	conn      net.Conn // what to read from and write to: tcp, or TLS over it
+	tcp       *tcpConn
+	hop       bool // the client is a proxy: flag octets in front of response heads
+	client    mesh.Peer
+	security  mesh.Security // inbound: of the client's side
+	route     router
+	track     *tracked
+
+	in     inbox
+	first  [1]byte
+	req    http1.Request
+	resp   http1.Response
+	asked  http1.Asked
+	body   http1.Body
+	served int // answers sent
+
+	waiting atomic.Pointer[session] // set while the client's hang-up concerns this session
+	gone    atomic.Uint32           // hangup, once it has happened
+}
+
+// serve runs until the connection ends. It closes it.
+func (c *httpConn) serve(ctx context.Context) {
+	watch := c.proxy.hangups.watch(c.tcp, c.hungUp)
+	defer c.proxy.hangups.forget(watch)
+	defer c.in.drop()
+	for {
+		n, err := c.readHead()
+		if err != nil {
+			c.refuse(err)
+			return
+		}
+		if !c.exchange(ctx, n) {
+			return
+		}
+		c.in.release()
+	}
+}
+
+// readHead reads a whole request head. While the connection is idle there is
+// no buffer and nothing but a coarse limit of time.
+func (c *httpConn) readHead() (int, error) {
+	if c.in.len() == 0 {
+		c.track.expect(keepIdle, true)
+		if err := c.readFirst(); err != nil {
+			return 0, err
+		}
+	}
+	c.track.expect(headPatience, false)
+	for {
+		n, err := c.req.Parse(c.in.bytes())
+		if n > 0 || err != nil {
+			c.track.expect(0, false)
+			return n, err
+		}
+		if err := c.in.fill(c.conn); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// readFirst waits for the next request without holding a buffer.
+func (c *httpConn) readFirst() error {
+	c.in.release()
+	if c.conn == net.Conn(c.tcp) {
+		buf, n, err := c.tcp.next(headroom, smallBuffer)
+		if err != nil {
+			return err
+		}
+		c.in = inbox{buf: buf, r: headroom, w: headroom + n}
+		return nil
+	}
+	n, err := c.conn.Read(c.first[:])
+	if n == 0 {
+		return err
+	}
+	c.in.add(c.first[:])
+	return nil
+}
+
+// refuse ends the connection after what was not a request.
+func (c *httpConn) refuse(err error) {
+	var bad *http1.Error
+	if !errors.As(err, &bad) {
+		switch {
+		case c.in.len() > 0 && errors.Is(err, io.ErrShortBuffer):
+			bad = &http1.Error{Status: 431, Code: "head-too-large", Text: "the head is longer than 64 KiB"}
+		case isTimeout(err) && c.in.len() > 0:
+			bad = &http1.Error{Status: 408, Code: "slow-head", Text: "the request head did not come in time"}
+		case isReset(err) && !errors.Is(err, io.EOF):
+			c.tcp.reset()
+			return
+		default:
+			_ = c.conn.Close()
+			return
+		}
+	}
+	x := c.begin()
+	x.Outcome, x.Status = mesh.BadMessage, bad.Status
+	c.answerError(bad.Status, bad.Code, bad.Text)
+	c.finish(&x, nil)
+}
+
+func (c *httpConn) begin() mesh.Exchange {
+	return mesh.Exchange{
+		Direction: c.direction, Protocol: mesh.HTTP1, Client: c.client, Security: c.security,
+		Start: time.Now(),
+	}
+}
+
+func (c *httpConn) finish(x *mesh.Exchange, s *session) {
+	x.Duration = time.Since(x.Start)
+	x.Server = c.route.server(s)
+	if s != nil && c.direction == mesh.Outbound {
+		x.Security = s.up.security
+	}
+	c.proxy.recorder.record(c.route.edge(s), x)
+}
+
+// exchange forwards the request whose head is the first n bytes of c.in, and
+// its answer. It reports whether the connection is good for another request;
+// if not, it has closed it.
+func (c *httpConn) exchange(ctx context.Context, n int) bool {
+	x := c.begin()
+	if c.proxy.recorder.tapped() {
+		x.Method, x.Host, x.Path = string(c.req.Method), string(c.req.Host), string(c.req.Path)
+	}
+	q := request{close: c.req.Close, idempotent: c.req.Idempotent, skip: n - len(c.req.Raw)}
+	c.asked = c.req.Asked()
+	c.body.Reset(c.req.Body, c.req.ContentLength)
+	here, whole, err := c.body.Advance(c.in.bytes()[n:])
+	if err != nil {
+		c.refuse(err)
+		return false
+	}
+	q.size, q.whole = n+here, whole
+
+	s, err := c.send(ctx, &q, &x)
+	if err != nil {
+		return c.sendFailed(&x, s, &q, err)
+	}
+	return c.answer(&x, s, &q)
+}
+
+// request is what has to be kept of a request while it is under way.
+type request struct {
+	skip       int  // empty line in front of the head, not forwarded
+	size       int  // bytes of head and body at the start of c.in
+	whole      bool // these are all of it, so that it can be sent again
+	close      bool
+	idempotent bool
+	upload     *upload // what sends the rest
+}
+
+// send sends the request to wherever the router says, and waits for the first
+// byte of the answer. It tries elsewhere as long as no other application can
+// have acted on the request.
+func (c *httpConn) send(ctx context.Context, q *request, x *mesh.Exchange) (*session, error) {
+	first := c.in.bytes()[q.skip:q.size]
+	fresh := false
+	for attempt := 0; ; attempt++ {
+		s, err := c.route.session(ctx, attempt, fresh)
+		if err != nil {
+			return nil, err
+		}
+		sent := time.Now()
+		err = c.attempt(s, q, first)
+		if err == nil && s.meshed && s.in.bytes()[0]&flagUnsent != 0 && q.whole && attempt+1 < maxAttempts {
+			// The peer's application is not there and has seen nothing: elsewhere.
+			c.stopWaiting()
+			c.route.failed(s, true)
+			s.close()
+			continue
+		}
+		if err == nil {
+			x.BytesSent = uint64(len(first))
+			x.FirstByte = time.Since(x.Start)
+			c.route.answered(s, time.Since(sent))
+			return s, nil
+		}
+		c.stopWaiting()
+		gone := c.gone.Load() != hangupNone
+		c.route.failed(s, !gone && !s.reused)
+		again := s.reused && q.idempotent && q.whole && attempt+1 < maxAttempts && !gone
+		if !again {
+			return s, err
+		}
+		s.close()
+		fresh = true // whatever closed an idle session may have closed the others
+	}
+}
+
+// attempt sends the request on s and waits for the first byte of the answer.
+func (c *httpConn) attempt(s *session, q *request, first []byte) error {
+	err := s.write(first)
+	switch {
+	case err != nil && q.whole:
+		return err
+	case !q.whole:
+		// The answer may come before the body has been sent, and often says why.
+		q.upload = c.startUpload(s, q.size, err)
+	case c.in.len() == q.size:
+		c.waitFor(s)
+	}
+	if s.in.len() > 0 {
+		return errUnasked
+	}
+	return s.in.fill(s.conn)
+}
+
+var errUnasked = errors.New("the server sent something before it was asked")
+
+// sendFailed answers a request that got no answer.
+func (c *httpConn) sendFailed(x *mesh.Exchange, s *session, q *request, err error) bool {
+	x.Outcome = outcomeOf(err)
+	if s == nil { // no application has seen it
+		status, code, text := unsentAnswer(err)
+		if errors.Is(err, errNoEndpoint) {
+			x.Outcome = mesh.NoEndpoint
+		}
+		x.Status = status
+		c.in.take(q.size)
+		keep := c.answerUnsent(q, status, code, text)
+		c.finish(x, s)
+		return keep
+	}
+	// The application ended the connection without an answer: so does the proxy.
+	x.Outcome = mesh.Reset
+	q.upload.stop(c)
+	s.abort()
+	if errors.Is(err, io.EOF) {
+		_ = c.conn.Close()
+	} else {
+		c.tcp.reset()
+	}
+	c.finish(x, s)
+	return false
+}
+
+// unsentAnswer says to a person why the request could not be sent.
+func unsentAnswer(err error) (status int, code, text string) {
+	switch {
+	case errors.Is(err, errNoEndpoint):
+		return 503, "no-endpoint", "nobody is there to answer; try `tulle ps`"
+	case errors.Is(err, errNoCredentials):
+		return 503, "no-certificate", "the proxy has no certificate yet; try `tulle check`"
+	}
+	switch outcomeOf(err) {
+	case mesh.TLSFail:
+		return 502, "tls-failed", err.Error()
+	case mesh.TimedOut:
+		return 504, "connect-timeout", err.Error()
+	}
+	return 502, "connect-failed", err.Error()
+}
+
+// answerUnsent answers for an application that has seen nothing. A hop survives
+// that, since the proxy behind it may go elsewhere.
+func (c *httpConn) answerUnsent(q *request, status int, code, text string) bool {
+	if c.hop && q.whole {
+		b := http1.AppendError([]byte{flagUnsent}, status, code, text)
+		_, err := c.conn.Write(b)
+		return err == nil
+	}
+	c.answerError(status, code, text)
+	return false
+}
+
+// answerError sends an answer of the proxy's own and closes the connection.
+func (c *httpConn) answerError(status int, code, text string) {
+	b := make([]byte, 0, 512)
+	if c.hop {
+		b = append(b, flagUnsent)
+	}
+	_, _ = c.conn.Write(http1.AppendError(b, status, code, text))
+	c.linger()
+}
+
+// linger closes the connection in such a way that the client can read what was
+// sent to it though it may still be sending: closing at once would reset it.
+func (c *httpConn) linger() {
+	if cw, ok := c.conn.(interface{ CloseWrite() error }); ok {
+		_ = cw.CloseWrite()
+	}
+	c.in.drop()
+	_ = c.conn.SetReadDeadline(time.Now().Add(lingerTime))
+	for total := 0; total < lingerBytes; {
+		if err := c.in.fill(c.conn); err != nil {
+			break
+		}
+		total += c.in.len()
+		c.in.take(c.in.len())
+	}
+	_ = c.conn.Close()
+}
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
+}

@@ -1,0 +1,265 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/mtls"
+	"github.com/tulle-mesh/tulle/proxy/sniff"
+	"github.com/tulle-mesh/tulle/proxy/stream"
+)
+
+var errDenied = errors.New("policy strict: only clients of the mesh may call")
+
+// inbound is a connection that somebody makes to the workload.
+type inbound struct {
+	proxy    *Proxy
+	conn     *tcpConn
+	track    *tracked
+	app      netip.AddrPort // where the application listens: the original destination
+	client   mesh.Peer
+	security mesh.Security
+}
+
+// serveInbound tells the story of a connection that somebody makes to the workload.
+func (p *Proxy) serveInbound(ctx context.Context, conn *tcpConn, track *tracked) {
+	app, err := origin(conn, mesh.InboundPort)
+	if err != nil {
+		p.refuseConn(conn, mesh.Inbound, app, err)
+		return
+	}
+	in := &inbound{proxy: p, conn: conn, track: track, app: app}
+	in.client.Addr, _ = addrPort(conn.RemoteAddr())
+	verdict, err := in.sniff(ctx)
+	if err != nil {
+		conn.reset()
+		return
+	}
+	switch {
+	case verdict == sniff.More: // done by sniff
+	case verdict == sniff.MeshTLS:
+		in.meshed(ctx)
+	case p.config.Strict:
+		p.refuseConn(conn, mesh.Inbound, app, errDenied)
+	case verdict == sniff.HTTP1:
+		in.http(ctx, conn, nil)
+	default:
+		in.opaque(ctx, verdict.Protocol())
+	}
+}
+
+// sniff tells clients of the mesh from others and, of those, what they speak.
+// If the application turns out to speak first, it serves the connection to its
+// end and returns More.
+func (in *inbound) sniff(ctx context.Context) (sniff.Verdict, error) {
+	if in.proxy.config.Strict {
+		// Only a ClientHello counts, and it has to come soon.
+		v, err := in.proxy.detect(in.conn, handshakeTimeout)
+		if v == sniff.More {
+			v = sniff.Opaque
+		}
+		return v, err
+	}
+	v, err := in.proxy.detect(in.conn, silence)
+	if err != nil || v != sniff.More {
+		return v, err
+	}
+	return in.race(ctx)
+}
+
+// meshed serves a client of the mesh: who is it, and what is inside?
+func (in *inbound) meshed(ctx context.Context) {
+	conn := tls.Server(in.conn, in.proxy.creds.Load().Server())
+	in.track.expect(handshakeTimeout, false)
+	if err := conn.Handshake(); err != nil {
+		in.proxy.refuseConn(in.conn, mesh.Inbound, in.app, &handshakeError{addr: in.client.Addr, err: err})
+		return
+	}
+	in.track.expect(0, false)
+	state := conn.ConnectionState()
+	in.client.ID, in.security = mtls.PeerID(state), mesh.MutualTLS
+	if state.NegotiatedProtocol == mesh.ALPNTCP {
+		in.streams(ctx, conn)
+		return
+	}
+	in.http(ctx, in.conn, conn)
+}
+
+// http forwards requests to the application; over is the client's TLS, or nil.
+func (in *inbound) http(ctx context.Context, conn *tcpConn, over *tls.Conn) {
+	c := &httpConn{
+		proxy: in.proxy, direction: mesh.Inbound, conn: conn, tcp: conn, track: in.track,
+		client: in.client, security: in.security,
+	}
+	if over != nil {
+		c.conn, c.hop = over, true
+	} else {
+		c.in, conn.pending = conn.pending, inbox{}
+	}
+	route := &toApp{inbound: in, counters: in.edge(mesh.HTTP1)}
+	c.route = route
+	c.serve(ctx)
+	if route.idle != nil {
+		route.idle.close()
+	}
+}
+
+// streams serves one TCP stream after the other.
+func (in *inbound) streams(ctx context.Context, conn *tls.Conn) {
+	s := stream.New(conn, in.conn.reset)
+	e := in.edge(mesh.TCP)
+	for {
+		in.track.expect(keepIdle, true)
+		from, err := s.Next()
+		if err != nil {
+			break
+		}
+		in.track.expect(0, false)
+		x := in.begin(mesh.TCP)
+		x.Client.Addr = from
+		app, err := dialTCP(ctx, in.app)
+		if err != nil {
+			_ = s.Refuse()
+			x.Outcome = outcomeOf(err)
+		} else if err = s.Accept(); err == nil {
+			x.FirstByte = time.Since(x.Start)
+			e.open.Add(1)
+			x.BytesSent, x.BytesReceived, err = in.proxy.relay(&streamEnd{Conn: s, tcp: in.conn}, &connEnd{conn: app, tcp: app})
+			e.open.Add(-1)
+			if err != nil {
+				x.Outcome = mesh.Reset
+			}
+			_ = app.Close()
+		}
+		in.ended(e, &x)
+		buf := newBuffer(bulkBuffer)
+		fit := s.Finish(buf.b)
+		buf.free()
+		if !fit || in.proxy.draining() {
+			break
+		}
+	}
+	_ = s.Close()
+}
+
+// opaque forwards the bytes of a client without identity.
+func (in *inbound) opaque(ctx context.Context, proto mesh.Protocol) {
+	x, e := in.begin(proto), in.edge(proto)
+	app, err := dialTCP(ctx, in.app)
+	if err != nil {
+		in.conn.reset()
+		x.Outcome = outcomeOf(err)
+		in.ended(e, &x)
+		return
+	}
+	x.FirstByte = time.Since(x.Start)
+	e.open.Add(1)
+	x.BytesSent, x.BytesReceived, err = in.proxy.relay(&connEnd{conn: in.conn, tcp: in.conn}, &connEnd{conn: app, tcp: app})
+	in.close(e, &x, app, err)
+}
+
+// race opens the application for a silent client and lets whoever speaks first decide.
+func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
+	x := in.begin(mesh.TCP)
+	app, err := dialTCP(ctx, in.app)
+	if err != nil {
+		in.conn.reset()
+		x.Outcome = outcomeOf(err)
+		in.ended(in.edge(mesh.TCP), &x)
+		return sniff.More, nil
+	}
+	x.FirstByte = time.Since(x.Start)
+	r := in.proxy.startRace(in.conn, &connEnd{conn: app, tcp: app})
+	verdict := r.decide()
+	if verdict == sniff.HTTP1 || verdict == sniff.MeshTLS {
+		r.abandon()
+		return verdict, nil
+	}
+	if verdict != sniff.More {
+		x.Protocol = verdict.Protocol()
+	}
+	e := in.edge(x.Protocol)
+	e.open.Add(1)
+	x.BytesSent, x.BytesReceived, err = in.proxy.join(r.out, r.back, r.ended)
+	in.close(e, &x, app, err)
+	return sniff.More, nil
+}
+
+func (in *inbound) close(e *edge, x *mesh.Exchange, app *tcpConn, err error) {
+	e.open.Add(-1)
+	if err != nil {
+		x.Outcome = mesh.Reset
+	}
+	_ = in.conn.Close()
+	_ = app.Close()
+	in.ended(e, x)
+}
+
+func (in *inbound) begin(proto mesh.Protocol) mesh.Exchange {
+	return mesh.Exchange{
+		Direction: mesh.Inbound, Protocol: proto, Security: in.security, Client: in.client,
+		Server: in.server(), Start: time.Now(),
+	}
+}
+
+func (in *inbound) ended(e *edge, x *mesh.Exchange) {
+	x.Duration = time.Since(x.Start)
+	in.proxy.recorder.record(e, x)
+}
+
+func (in *inbound) server() mesh.Peer {
+	p := in.proxy.self(in.app)
+	p.Service = in.proxy.config.Service
+	return p
+}
+
+func (in *inbound) edge(proto mesh.Protocol) *edge {
+	key := edgeKey{direction: mesh.Inbound, protocol: proto, security: in.security, service: in.proxy.config.Service, peer: in.client.ID}
+	if key.peer.IsZero() {
+		key.address = callerAddress(in.client.Addr)
+	}
+	return in.proxy.recorder.edge(key)
+}
+
+// toApp routes all requests of a connection to the workload's application, over
+// a connection that is this client's own.
+type toApp struct {
+	*inbound
+	counters *edge
+	idle     *session
+}
+
+func (t *toApp) session(ctx context.Context, _ int, fresh bool) (*session, error) {
+	if s := t.idle; s != nil {
+		t.idle = nil
+		if !fresh && s.tcp.quiet() {
+			s.reused = true
+			return s, nil
+		}
+		s.close()
+	}
+	app, err := dialTCP(ctx, t.app)
+	if err != nil {
+		return nil, err
+	}
+	return &session{conn: app, tcp: app}, nil
+}
+
+func (t *toApp) answered(*session, time.Duration) {}
+func (t *toApp) failed(*session, bool)            {}
+
+func (t *toApp) done(s *session, reusable bool) {
+	if reusable {
+		s.in.drop()
+		t.idle = s
+		return
+	}
+	s.close()
+}
+
+func (t *toApp) edge(*session) *edge       { return t.counters }
+func (t *toApp) server(*session) mesh.Peer { return t.inbound.server() }

@@ -1,0 +1,213 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+// listeners are the sockets of a proxy: both directions in both families, and
+// the admin port.
+type listeners struct {
+	out, in, admin []*net.TCPListener
+	once           sync.Once
+}
+
+func (p *Proxy) listen(ctx context.Context) (*listeners, error) {
+	l := &listeners{}
+	for _, s := range []struct {
+		list          *[]*net.TCPListener
+		network, host string
+		port          int
+	}{
+		{&l.out, "tcp4", "127.0.0.1", mesh.OutboundPort},
+		{&l.out, "tcp6", "::1", mesh.OutboundPort},
+		{&l.in, "tcp4", "0.0.0.0", mesh.InboundPort},
+		{&l.in, "tcp6", "::", mesh.InboundPort},
+		{&l.admin, "tcp4", "0.0.0.0", mesh.AdminPort},
+		{&l.admin, "tcp6", "::", mesh.AdminPort},
+	} {
+		c := net.ListenConfig{Control: control, KeepAlive: -1}
+		c.SetMultipathTCP(false)
+		ln, err := c.Listen(ctx, s.network, net.JoinHostPort(s.host, strconv.Itoa(s.port)))
+		if err != nil {
+			if s.network == "tcp6" && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
+				continue // IPv6 is off here
+			}
+			l.close()
+			return nil, fmt.Errorf("port %d must be free for the proxy: %w", s.port, err)
+		}
+		*s.list = append(*s.list, ln.(*net.TCPListener))
+	}
+	return l, nil
+}
+
+func (l *listeners) close() {
+	l.once.Do(func() {
+		for _, list := range [][]*net.TCPListener{l.out, l.in, l.admin} {
+			for _, ln := range list {
+				_ = ln.Close()
+			}
+		}
+	})
+}
+
+// serve accepts until the listeners are closed. The returned group ends with
+// the last connection.
+func (l *listeners) serve(ctx context.Context, p *Proxy) *sync.WaitGroup {
+	var group sync.WaitGroup
+	for _, ln := range l.out {
+		group.Go(func() { p.accept(ctx, ln, &group, p.serveOutbound) })
+	}
+	for _, ln := range l.in {
+		group.Go(func() { p.accept(ctx, ln, &group, p.serveInbound) })
+	}
+	admin := p.adminServer()
+	for _, ln := range l.admin {
+		group.Go(func() { _ = admin.Serve(ln) })
+	}
+	return &group
+}
+
+const (
+	maxConns      = 50_000 // of one workload, both directions
+	acceptBackoff = 20 * time.Millisecond
+)
+
+// accept takes connections off one listener. What stops it from doing so (no
+// file descriptors left) passes; until then it waits rather than spins.
+func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, group *sync.WaitGroup, serve func(context.Context, *tcpConn, *tracked)) {
+	for {
+		accepted, err := ln.AcceptTCP()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil || p.conns.len() >= maxConns {
+			if err == nil {
+				_ = accepted.SetLinger(0)
+				_ = accepted.Close()
+			}
+			p.log.Error("connection not accepted", "open", p.conns.len(), "error", err)
+			time.Sleep(acceptBackoff)
+			continue
+		}
+		conn, err := newTCPConn(accepted)
+		if err != nil {
+			continue
+		}
+		group.Go(func() { p.handle(ctx, conn, serve) })
+	}
+}
+
+// handle is the life of one connection's goroutine.
+func (p *Proxy) handle(ctx context.Context, conn *tcpConn, serve func(context.Context, *tcpConn, *tracked)) {
+	t := p.conns.add(conn)
+	defer p.conns.remove(t)
+	defer conn.pending.drop()
+	serve(ctx, conn, t)
+	_ = conn.Close()
+}
+
+// tracker knows every accepted connection: for coarse limits of time, which
+// cost the data path an atomic store, and for draining.
+type tracker struct {
+	clock atomic.Int64 // seconds since the start, advanced by tick
+
+	mu       sync.Mutex
+	all      map[*tracked]struct{}
+	count    atomic.Int64
+	draining atomic.Bool
+}
+
+// tracked is one accepted connection.
+type tracked struct {
+	conn     *tcpConn
+	owner    *tracker
+	deadline atomic.Int64 // of the tracker's clock; 0: none
+	idle     atomic.Bool  // nothing is under way: may be closed at any time
+}
+
+func (t *tracker) add(c *tcpConn) *tracked {
+	tr := &tracked{conn: c, owner: t}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.all == nil {
+		t.all = map[*tracked]struct{}{}
+	}
+	t.all[tr] = struct{}{}
+	t.count.Add(1)
+	return tr
+}
+
+func (t *tracker) remove(tr *tracked) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.all, tr)
+	t.count.Add(-1)
+}
+
+func (t *tracker) len() int { return int(t.count.Load()) }
+
+// expect sets how long the connection may go on without another call, rounded
+// up to seconds; 0 is for ever. idle says that nothing is under way on it.
+func (t *tracked) expect(d time.Duration, idle bool) {
+	at := int64(0)
+	if d > 0 {
+		at = t.owner.clock.Load() + int64(d/time.Second) + 1
+	}
+	t.deadline.Store(at)
+	t.idle.Store(idle)
+	if idle && t.owner.draining.Load() {
+		t.interrupt()
+	}
+}
+
+// interrupt makes what reads from the connection see a timeout.
+func (t *tracked) interrupt() { _ = t.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// tick advances the clock to now and interrupts what is overdue.
+func (t *tracker) tick(now time.Duration) {
+	seconds := int64(now / time.Second)
+	t.clock.Store(seconds)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for tr := range t.all {
+		if at := tr.deadline.Load(); at != 0 && at <= seconds {
+			tr.interrupt()
+		}
+	}
+}
+
+// drain lets exchanges finish for at most patience, then resets what is left.
+func (t *tracker) drain(patience time.Duration) {
+	t.draining.Store(true)
+	t.each(func(tr *tracked) {
+		if tr.idle.Load() {
+			tr.interrupt()
+		}
+	})
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for end := time.Now().Add(patience); t.len() > 0 && time.Now().Before(end); {
+		<-poll.C
+	}
+	t.each(func(tr *tracked) { tr.conn.reset() })
+}
+
+func (t *tracker) each(f func(*tracked)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for tr := range t.all {
+		f(tr)
+	}
+}
+
+func (p *Proxy) draining() bool { return p.conns.draining.Load() }

@@ -1,0 +1,382 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/sniff"
+	"github.com/tulle-mesh/tulle/proxy/stream"
+)
+
+var errNoEndpoint = errors.New("no endpoint")
+
+// outbound is a connection that the workload made, on its way to another one.
+type outbound struct {
+	proxy  *Proxy
+	conn   *tcpConn
+	track  *tracked
+	client netip.AddrPort
+	dest   *destination
+}
+
+// serveOutbound tells the story of a connection that the workload makes.
+func (p *Proxy) serveOutbound(ctx context.Context, conn *tcpConn, track *tracked) {
+	dst, err := origin(conn, mesh.OutboundPort)
+	if err != nil {
+		p.refuseConn(conn, mesh.Outbound, dst, err)
+		return
+	}
+	dest, err := p.directory.lookup(ctx, dst)
+	if err != nil {
+		p.refuseConn(conn, mesh.Outbound, dst, err)
+		return
+	}
+	if dest == nil {
+		p.passThrough(ctx, conn, dst)
+		return
+	}
+	defer func() { dest.done(p.now()) }()
+	o := &outbound{proxy: p, conn: conn, track: track, dest: dest}
+	o.client, _ = addrPort(conn.RemoteAddr())
+	verdict := dest.hint()
+	if verdict == sniff.More {
+		if verdict, err = o.sniff(ctx); err != nil {
+			conn.reset()
+			return
+		}
+	}
+	switch verdict {
+	case sniff.More: // both are silent, or the server spoke first: done by sniff
+	case sniff.HTTP1:
+		o.http(ctx)
+	default:
+		o.opaque(ctx, verdict.Protocol())
+	}
+}
+
+const (
+	// silence is how long the client may take to speak before the upstream is
+	// opened to see whether the server speaks first.
+	silence = 20 * time.Millisecond
+	// knownSilence is the same where the last client spoke first.
+	knownSilence = time.Second
+)
+
+// sniff finds out what the client speaks. If the server turns out to speak
+// first, it serves the connection to its end and returns More.
+func (o *outbound) sniff(ctx context.Context) (sniff.Verdict, error) {
+	patience := silence
+	switch sniff.Verdict(o.dest.learned.Load()) {
+	case sniff.Opaque:
+		return sniff.Opaque, nil // a server that speaks first
+	case sniff.HTTP1:
+		patience = knownSilence
+	}
+	verdict, err := o.proxy.detect(o.conn, patience)
+	if err != nil {
+		return verdict, err
+	}
+	if verdict == sniff.More {
+		if verdict = o.race(ctx); verdict == sniff.More {
+			return verdict, nil
+		}
+	}
+	if verdict == sniff.HTTP1 {
+		o.dest.learned.Store(uint32(verdict))
+	}
+	return verdict, nil
+}
+
+// http forwards requests, each balanced by itself.
+func (o *outbound) http(ctx context.Context) {
+	c := &httpConn{
+		proxy: o.proxy, direction: mesh.Outbound, conn: o.conn, tcp: o.conn, track: o.track,
+		client: o.proxy.self(o.client), route: &balanced{outbound: o},
+	}
+	c.in, o.conn.pending = o.conn.pending, inbox{}
+	c.serve(ctx)
+}
+
+// opaque forwards bytes to one endpoint.
+func (o *outbound) opaque(ctx context.Context, proto mesh.Protocol) {
+	x := o.begin(proto)
+	first := o.conn.pending.bytes()
+	first = first[:min(len(first), stream.MaxPayload)]
+	s, ep, err := o.open(ctx, first)
+	if err != nil {
+		o.failed(&x, ep, err)
+		return
+	}
+	o.conn.pending.take(len(first))
+	o.conn.pending.release()
+	near := &connEnd{conn: o.conn, tcp: o.conn}
+	e := ep.Value.edge(proto)
+	e.open.Add(1)
+	x.FirstByte = time.Since(x.Start)
+	x.BytesSent, x.BytesReceived, err = o.proxy.relay(near, s.end())
+	o.ended(&x, e, s, ep, err)
+}
+
+// race opens the upstream for a silent client and lets whoever speaks first
+// decide. It returns More if that was the server; the connection is then over.
+func (o *outbound) race(ctx context.Context) sniff.Verdict {
+	x := o.begin(mesh.TCP)
+	s, ep, err := o.open(ctx, nil)
+	if err != nil {
+		o.failed(&x, ep, err)
+		return sniff.More
+	}
+	x.FirstByte = time.Since(x.Start)
+	r := o.proxy.startRace(o.conn, s.end())
+	verdict := r.decide()
+	if verdict == sniff.HTTP1 {
+		r.abandon()
+		o.giveBack(s, ep)
+		return verdict
+	}
+	if verdict == sniff.More {
+		o.dest.learned.Store(uint32(sniff.Opaque))
+	} else {
+		x.Protocol = verdict.Protocol()
+	}
+	e := ep.Value.edge(x.Protocol)
+	e.open.Add(1)
+	x.BytesSent, x.BytesReceived, err = o.proxy.join(r.out, r.back, r.ended)
+	o.ended(&x, e, s, ep, err)
+	return sniff.More
+}
+
+func (o *outbound) begin(proto mesh.Protocol) mesh.Exchange {
+	return mesh.Exchange{
+		Direction: mesh.Outbound, Protocol: proto, Client: o.proxy.self(o.client),
+		Server: mesh.Peer{Service: o.dest.service()}, Start: time.Now(),
+	}
+}
+
+// failed refuses the client what no endpoint took.
+func (o *outbound) failed(x *mesh.Exchange, ep *endpoint, err error) {
+	o.conn.reset()
+	x.Outcome = outcomeOf(err)
+	if errors.Is(err, errNoEndpoint) {
+		x.Outcome = mesh.NoEndpoint
+	}
+	x.Duration = time.Since(x.Start)
+	o.proxy.log.Debug("no connection", "service", x.Server.Service, "error", err)
+	if ep != nil {
+		x.Server, x.Security = ep.Value.peer(), ep.Value.security
+		o.proxy.recorder.record(ep.Value.edge(x.Protocol), x)
+		return
+	}
+	o.proxy.recorder.record(o.proxy.recorder.edge(edgeKey{
+		direction: mesh.Outbound, protocol: x.Protocol, service: x.Server.Service,
+	}), x)
+}
+
+func (o *outbound) ended(x *mesh.Exchange, e *edge, s *session, ep *endpoint, err error) {
+	x.Duration = time.Since(x.Start)
+	x.Server, x.Security = ep.Value.peer(), ep.Value.security
+	if err != nil {
+		x.Outcome = mesh.Reset
+		o.conn.reset()
+	}
+	_ = o.conn.Close()
+	e.open.Add(-1)
+	o.proxy.recorder.record(e, x)
+	o.giveBack(s, ep)
+}
+
+// giveBack ends the stream and keeps its connection for the next one.
+func (o *outbound) giveBack(s *session, ep *endpoint) {
+	if s.stream == nil {
+		s.close()
+	} else if buf := newBuffer(bulkBuffer); s.stream.Finish(buf.b) {
+		buf.free()
+		ep.Value.release(s)
+	} else {
+		buf.free()
+		s.close()
+	}
+	ep.Leave()
+}
+
+// open opens a connection or stream to an endpoint with first (at most
+// stream.MaxPayload) as its first bytes. While no application has seen a byte it tries elsewhere.
+func (o *outbound) open(ctx context.Context, first []byte) (*session, *endpoint, error) {
+	var last *endpoint
+	var err error = errNoEndpoint
+	for range maxAttempts {
+		ep := o.dest.set.Pick(o.proxy.now(), last)
+		if ep == nil {
+			break
+		}
+		start := o.proxy.now()
+		var s *session
+		if s, err = o.openAt(ctx, ep.Value, first); err == nil {
+			now := o.proxy.now()
+			ep.Observe(now, now-start, true)
+			return s, ep, nil
+		}
+		now := o.proxy.now()
+		ep.End(now, now-start, false)
+		if last == ep { // there is no other one
+			break
+		}
+		last = ep
+	}
+	return nil, last, err
+}
+
+func (o *outbound) openAt(ctx context.Context, up *upstream, first []byte) (*session, error) {
+	for {
+		s, err := up.session(ctx, streamSession, up.security != mesh.MutualTLS)
+		if err != nil {
+			return nil, err
+		}
+		if s.stream == nil {
+			if len(first) > 0 {
+				err = s.write(first)
+			}
+			if err != nil {
+				s.abort()
+				return nil, err
+			}
+			return s, nil
+		}
+		buf := newBuffer(largeBuffer)
+		err = s.stream.Open(o.client, first, buf.b)
+		buf.free()
+		if err == nil {
+			err = s.stream.Accepted()
+		}
+		switch {
+		case err == nil:
+			return s, nil
+		case errors.Is(err, stream.ErrRefused):
+			o.giveBackRefused(s, up)
+			return nil, err
+		case !s.reused: // a session that was idle may have been closed just now
+			s.abort()
+			return nil, err
+		}
+		s.abort()
+	}
+}
+
+func (o *outbound) giveBackRefused(s *session, up *upstream) {
+	buf := newBuffer(bulkBuffer)
+	defer buf.free()
+	if s.stream.Finish(buf.b) {
+		up.release(s)
+	} else {
+		s.close()
+	}
+}
+
+// end returns the session as one side of a relay.
+func (s *session) end() end {
+	if s.stream != nil {
+		return &streamEnd{Conn: s.stream, tcp: s.tcp}
+	}
+	return &connEnd{conn: s.conn, tcp: s.tcp, in: &s.in}
+}
+
+// passThrough forwards to an address that the mesh has nothing to do with.
+// Nothing is looked at, so nothing can be in the way.
+func (p *Proxy) passThrough(ctx context.Context, conn *tcpConn, dst netip.AddrPort) {
+	client, _ := addrPort(conn.RemoteAddr())
+	x := mesh.Exchange{
+		Direction: mesh.Outbound, Protocol: mesh.TCP, Client: p.self(client),
+		Server: mesh.Peer{Addr: dst}, Start: time.Now(),
+	}
+	e := p.recorder.edge(edgeKey{direction: mesh.Outbound, protocol: mesh.TCP, address: dst.String()})
+	far, err := dialTCP(ctx, dst)
+	if err != nil {
+		conn.reset()
+		x.Outcome, x.Duration = outcomeOf(err), time.Since(x.Start)
+		p.recorder.record(e, &x)
+		return
+	}
+	x.FirstByte = time.Since(x.Start)
+	e.open.Add(1)
+	x.BytesSent, x.BytesReceived, err = p.relay(&connEnd{conn: conn, tcp: conn}, &connEnd{conn: far, tcp: far})
+	if err != nil {
+		x.Outcome = mesh.Reset
+	}
+	_ = conn.Close()
+	_ = far.Close()
+	e.open.Add(-1)
+	x.Duration = time.Since(x.Start)
+	p.recorder.record(e, &x)
+}
+
+// balanced routes each request of a connection to the endpoint that is
+// expected to answer first.
+type balanced struct {
+	*outbound
+	ep *endpoint // of the last attempt
+}
+
+func (b *balanced) session(ctx context.Context, attempt int, fresh bool) (*session, error) {
+	avoid := b.ep
+	if attempt == 0 || fresh {
+		avoid = nil
+	}
+	var err error = errNoEndpoint
+	for range maxAttempts {
+		ep := b.dest.set.Pick(b.proxy.now(), avoid)
+		if ep == nil {
+			break
+		}
+		start := b.proxy.now()
+		var s *session
+		if s, err = ep.Value.session(ctx, httpSession, fresh); err == nil {
+			b.ep = ep
+			return s, nil
+		}
+		now := b.proxy.now()
+		ep.End(now, now-start, false)
+		if avoid == ep {
+			break
+		}
+		avoid = ep
+	}
+	b.ep = nil
+	return nil, err
+}
+
+func (b *balanced) answered(_ *session, firstByte time.Duration) {
+	b.ep.Observe(b.proxy.now(), firstByte, true)
+}
+
+func (b *balanced) failed(_ *session, blame bool) {
+	if blame {
+		b.ep.Observe(b.proxy.now(), 0, false)
+	}
+	b.ep.Leave()
+}
+
+func (b *balanced) done(s *session, reusable bool) {
+	if reusable {
+		b.ep.Value.release(s)
+	} else {
+		s.close()
+	}
+	b.ep.Leave()
+}
+
+func (b *balanced) edge(s *session) *edge {
+	if s == nil {
+		return b.proxy.recorder.edge(edgeKey{direction: mesh.Outbound, protocol: mesh.HTTP1, service: b.dest.service()})
+	}
+	return s.up.edge(mesh.HTTP1)
+}
+
+func (b *balanced) server(s *session) mesh.Peer {
+	if s == nil {
+		return mesh.Peer{Service: b.dest.service(), Addr: b.dest.addr}
+	}
+	return s.up.peer()
+}

@@ -1,0 +1,201 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/mtls"
+)
+
+// Config is all that a proxy has to be told.
+type Config struct {
+	Workload string         // name of the replica, "web-2"
+	Service  string         // name of the service it belongs to, "web"
+	ID       mesh.ID        // the identity to ask for
+	Control  string         // "host:port" of the control plane's gRPC
+	Roots    [][]byte       // DER: whom to trust before the first answer
+	Networks []netip.Prefix // where the mesh's addresses lie; others are passed through
+	Strict   bool           // refuse clients without an identity
+	Redirect string         // name of the backend in use, for display
+	Version  string
+	Drain    time.Duration // how long exchanges may go on after the end was asked for; 0: 5 s
+
+	Token func(ctx context.Context) (string, error) // gets a join token
+	Ready func()                                    // called once traffic is served
+	Log   *slog.Logger
+}
+
+const defaultDrain = 5 * time.Second
+
+// Validate reports all that is wrong with the configuration.
+func (c *Config) Validate() error {
+	var errs []error
+	for _, field := range []struct{ name, value string }{{"workload", c.Workload}, {"service", c.Service}} {
+		if err := mesh.CheckName(field.value); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field.name, err))
+		}
+	}
+	if err := c.ID.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("identity: %w", err))
+	}
+	if _, _, err := net.SplitHostPort(c.Control); err != nil {
+		errs = append(errs, fmt.Errorf("control: %w", err))
+	}
+	if _, err := mtls.NewRoots(c.Roots); err != nil {
+		errs = append(errs, fmt.Errorf("roots: %w", err))
+	}
+	if c.Token == nil || c.Ready == nil || c.Log == nil {
+		errs = append(errs, errors.New("Token, Ready and Log must be set"))
+	}
+	return errors.Join(errs...)
+}
+
+// Proxy is one workload's data plane.
+type Proxy struct {
+	config    Config
+	log       *slog.Logger
+	start     time.Time
+	creds     mtls.Source
+	certifier *mtls.Certifier
+	directory *directory
+	recorder  recorder
+	hangups   *hangups
+	conns     tracker
+	own       map[netip.Addr]bool // addresses of the workload; constant once running
+}
+
+// New returns a proxy that is ready to Run.
+func New(c Config) (*Proxy, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if c.Drain == 0 {
+		c.Drain = defaultDrain
+	}
+	roots, err := mtls.NewRoots(c.Roots)
+	if err != nil {
+		return nil, err
+	}
+	p := &Proxy{config: c, log: c.Log, start: time.Now()}
+	p.certifier = &mtls.Certifier{ID: c.ID, Control: c.Control, Roots: roots, Token: c.Token, Source: &p.creds, Log: c.Log}
+	return p, nil
+}
+
+// now is the clock of balancing and of idle times: monotonic, from zero.
+func (p *Proxy) now() time.Duration { return time.Since(p.start) }
+
+// self describes the workload as a peer.
+func (p *Proxy) self(addr netip.AddrPort) mesh.Peer {
+	return mesh.Peer{ID: p.config.ID, Addr: addr, Workload: p.config.Workload}
+}
+
+func (p *Proxy) isOwn(a netip.Addr) bool { return a.IsLoopback() || p.own[a] }
+
+// Run serves until ctx ends, then drains. Its sockets are there at once, but it
+// takes connections only once it can prove itself: until then they wait.
+func (p *Proxy) Run(ctx context.Context) error {
+	var err error
+	if p.own, err = ownAddresses(); err != nil {
+		return err
+	}
+	if p.hangups, err = newHangups(); err != nil {
+		return err
+	}
+	listeners, err := p.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
+	if err := p.certifier.First(ctx); err != nil {
+		return err
+	}
+	control, err := p.certifier.Dial()
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+
+	// The workload's connections outlive ctx until they are drained; what
+	// they need lives as long as they do.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer end()
+	p.directory = &directory{
+		ctx: life, client: tullev1.NewDiscoveryClient(control), networks: p.config.Networks, log: p.log, now: p.now,
+		newUp: func(d *destination, k endpointKey) *upstream { return newUpstream(p, d.service(), k) },
+	}
+	running.Go(func() { _ = p.certifier.Run(life, control) })
+	running.Go(func() { p.report(life, tullev1.NewTelemetryClient(control)) })
+	running.Go(func() { _ = p.hangups.run(life) })
+	running.Go(func() { p.sweep(life) })
+	running.Go(func() { p.directory.ending.Wait() })
+	serving := listeners.serve(life, p)
+	p.config.Ready()
+	p.log.Info("serving", "workload", p.config.Workload)
+
+	<-ctx.Done()
+	listeners.close()
+	p.log.Info("draining", "connections", p.conns.len(), "at most", p.config.Drain)
+	p.conns.drain(p.config.Drain)
+	serving.Wait()
+	return nil
+}
+
+func ownAddresses() (map[netip.Addr]bool, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list own addresses: %w", err)
+	}
+	own := map[netip.Addr]bool{}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok {
+				own[ip.Unmap()] = true
+			}
+		}
+	}
+	return own, nil
+}
+
+// peer describes the endpoint in an exchange.
+func (u *upstream) peer() mesh.Peer {
+	return mesh.Peer{ID: u.peerID(), Addr: u.key.addr, Service: u.service, Workload: u.key.workload}
+}
+
+// refuseConn resets a connection that can't be served and records why.
+func (p *Proxy) refuseConn(c *tcpConn, d mesh.Direction, dst netip.AddrPort, err error) {
+	c.reset()
+	peer, _ := addrPort(c.RemoteAddr())
+	x := mesh.Exchange{Direction: d, Protocol: mesh.TCP, Outcome: outcomeOf(err), Start: time.Now()}
+	key := edgeKey{direction: d, protocol: mesh.TCP}
+	switch d {
+	case mesh.Outbound:
+		x.Client, x.Server = p.self(peer), mesh.Peer{Addr: dst}
+		key.address = dst.String()
+	case mesh.Inbound:
+		x.Client, x.Server = mesh.Peer{Addr: peer}, p.self(dst)
+		key.service, key.address = p.config.Service, callerAddress(peer)
+	}
+	if errors.Is(err, errLoop) || errors.Is(err, errDenied) {
+		x.Outcome = mesh.Denied
+	}
+	p.recorder.record(p.recorder.edge(key), &x)
+	p.log.Warn("connection refused", "direction", d.String(), "from", peer, "to", dst, "error", err)
+}
+
+// NotAfter returns when the proxy's certificate ends; zero without one.
+func (p *Proxy) notAfter() time.Time {
+	if c := p.creds.Load(); c != nil {
+		return c.Leaf.Leaf.NotAfter
+	}
+	return time.Time{}
+}

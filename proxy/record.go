@@ -1,0 +1,197 @@
+package proxy
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+// edgeKey says which traffic is counted together: one kind of exchange with
+// one other party.
+type edgeKey struct {
+	direction mesh.Direction
+	protocol  mesh.Protocol
+	security  mesh.Security
+	service   string  // outbound: the service asked for, or ""; inbound: the own one
+	peer      mesh.ID // as proved
+	workload  string  // outbound: the replica
+	address   string  // outbound: the endpoint; inbound: the caller's IP where it proved no identity
+}
+
+const (
+	maxEdges    = 1024 // beyond, traffic is counted under an address of "other"
+	outcomes    = int(mesh.TimedOut) + 1
+	firstStatus = 100
+	lastStatus  = 599
+)
+
+// edge counts. All fields are written by many connections at once.
+type edge struct {
+	key      edgeKey
+	requests atomic.Uint64
+	open     atomic.Int64
+	sent     atomic.Uint64
+	received atomic.Uint64
+	outcomes [outcomes]atomic.Uint64
+	statuses [lastStatus - firstStatus + 1]atomic.Uint32
+	latency  mesh.Histogram
+}
+
+func (e *edge) failures() uint64 {
+	var n uint64
+	for i := 1; i < outcomes; i++ {
+		n += e.outcomes[i].Load()
+	}
+	return n
+}
+
+// recorder turns exchanges into figures and hands them to those who tap.
+type recorder struct {
+	mu    sync.Mutex
+	edges map[edgeKey]*edge
+	list  mesh.Latest[[]*edge] // for readers; grows only
+
+	taps atomic.Pointer[[]*tap] // nil while nobody taps
+}
+
+// edge returns the counters for key. Callers keep it for the life of a
+// connection or of an endpoint.
+func (r *recorder) edge(key edgeKey) *edge {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e := r.edges[key]; e != nil {
+		return e
+	}
+	if len(r.edges) >= maxEdges {
+		key = edgeKey{direction: key.direction, protocol: key.protocol, security: key.security, service: key.service, address: "other"}
+		if e := r.edges[key]; e != nil {
+			return e
+		}
+		if len(r.edges) >= maxEdges+64 {
+			key.service = "other"
+			if e := r.edges[key]; e != nil {
+				return e
+			}
+		}
+	}
+	e := &edge{key: key}
+	if r.edges == nil {
+		r.edges = map[edgeKey]*edge{}
+	}
+	r.edges[key] = e
+	r.list.Update(func(old *[]*edge) *[]*edge {
+		var next []*edge
+		if old != nil {
+			next = slices.Clone(*old)
+		}
+		next = append(next, e)
+		return &next
+	})
+	return e
+}
+
+// all returns every edge there is; the caller must not change the slice.
+func (r *recorder) all() []*edge {
+	if l := r.list.Load(); l != nil {
+		return *l
+	}
+	return nil
+}
+
+// tapped tells whether the next exchange should note what it costs to note.
+func (r *recorder) tapped() bool { return r.taps.Load() != nil }
+
+// record counts a finished exchange. It does not keep x.
+func (r *recorder) record(e *edge, x *mesh.Exchange) {
+	e.requests.Add(1)
+	e.outcomes[x.Outcome].Add(1)
+	e.sent.Add(x.BytesSent)
+	e.received.Add(x.BytesReceived)
+	if x.Status >= firstStatus && x.Status <= lastStatus {
+		e.statuses[x.Status-firstStatus].Add(1)
+	}
+	if x.Protocol == mesh.HTTP1 {
+		e.latency.Record(x.Duration)
+	} else {
+		e.latency.Record(x.FirstByte) // of a connection: the time to connect
+	}
+	if taps := r.taps.Load(); taps != nil {
+		seen := *x
+		for _, t := range *taps {
+			t.offer(seen)
+		}
+	}
+}
+
+// tap passes exchanges on to one watcher, at most max a second.
+type tap struct {
+	id     uint64
+	max    uint32
+	events chan mesh.Exchange
+
+	mu      sync.Mutex
+	second  int64
+	passed  uint32
+	dropped uint64 // since the last event that was passed on
+}
+
+// offer never blocks: what does not fit is counted and left out.
+func (t *tap) offer(x mesh.Exchange) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := time.Now().Unix(); now != t.second {
+		t.second, t.passed = now, 0
+	}
+	if t.passed >= t.max {
+		t.dropped++
+		return
+	}
+	select {
+	case t.events <- x:
+		t.passed++
+	default:
+		t.dropped++
+	}
+}
+
+func (t *tap) takeDropped() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.dropped
+	t.dropped = 0
+	return n
+}
+
+func (r *recorder) addTap(t *tap) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var next []*tap
+	if old := r.taps.Load(); old != nil {
+		next = slices.Clone(*old)
+	}
+	next = append(next, t)
+	r.taps.Store(&next)
+}
+
+func (r *recorder) removeTap(id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.taps.Load()
+	if old == nil {
+		return
+	}
+	next := slices.DeleteFunc(slices.Clone(*old), func(t *tap) bool { return t.id == id })
+	if len(next) == 0 {
+		r.taps.Store(nil)
+		return
+	}
+	r.taps.Store(&next)
+}
+
+// callerAddress is how a caller without identity is told from others: by IP,
+// since each of its connections has another port.
+func callerAddress(a netip.AddrPort) string { return a.Addr().String() }

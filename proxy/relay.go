@@ -1,0 +1,220 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/tulle-mesh/tulle/proxy/stream"
+)
+
+// end is one side of a relay of opaque bytes. One goroutine reads and one
+// writes at a time; reset may be called by anybody.
+type end interface {
+	// next waits for bytes, without a buffer while there are none, and returns
+	// them behind stream.HeaderLen free bytes. The caller frees the buffer.
+	next(size int) (*buffer, int, error)
+	// write sends b[stream.HeaderLen:].
+	write(b []byte) error
+	closeWrite() error
+	reset()
+	// under is the TCP connection below.
+	under() *tcpConn
+}
+
+// connEnd is a plain connection, or TLS whose inside is not framed.
+type connEnd struct {
+	conn net.Conn
+	tcp  *tcpConn
+	in   *inbox // read before the relay began; nil if nothing was
+}
+
+func (e *connEnd) next(size int) (*buffer, int, error) {
+	if e.in != nil && e.in.len() > 0 {
+		buf := newBuffer(bulkBuffer)
+		n := copy(buf.b[stream.HeaderLen:], e.in.bytes())
+		e.in.take(n)
+		e.in.release()
+		return buf, n, nil
+	}
+	if e.conn == net.Conn(e.tcp) {
+		return e.tcp.next(stream.HeaderLen, size)
+	}
+	buf := newBuffer(size)
+	n, err := e.conn.Read(buf.b[stream.HeaderLen:])
+	if n == 0 {
+		buf.free()
+		return nil, 0, err
+	}
+	return buf, n, nil
+}
+
+func (e *connEnd) write(b []byte) error {
+	_, err := e.conn.Write(b[stream.HeaderLen:])
+	return err
+}
+
+func (e *connEnd) closeWrite() error { return e.conn.(interface{ CloseWrite() error }).CloseWrite() }
+func (e *connEnd) reset()            { e.tcp.reset() }
+func (e *connEnd) under() *tcpConn   { return e.tcp }
+
+// ahead returns how many bytes were read before the relay began.
+func (e *connEnd) ahead() int {
+	n := e.tcp.pending.len()
+	if e.in != nil && e.in != &e.tcp.pending {
+		n += e.in.len()
+	}
+	return n
+}
+
+// plain reports whether the kernel may move the bytes by itself.
+func (e *connEnd) plain() bool { return e.conn == net.Conn(e.tcp) }
+
+// streamEnd is a stream to another proxy.
+type streamEnd struct {
+	*stream.Conn
+	tcp *tcpConn
+}
+
+func (e *streamEnd) next(size int) (*buffer, int, error) {
+	if err := e.Wait(); err != nil {
+		return nil, 0, err
+	}
+	buf := newBuffer(bulkBuffer)
+	n, err := e.Read(buf.b[stream.HeaderLen:])
+	if n == 0 {
+		buf.free()
+		return nil, 0, err
+	}
+	return buf, n, nil
+}
+
+func (e *streamEnd) write(b []byte) error { return e.WriteFramed(b) }
+func (e *streamEnd) closeWrite() error    { return e.CloseWrite() }
+func (e *streamEnd) reset()               { e.Abort() }
+func (e *streamEnd) under() *tcpConn      { return e.tcp }
+
+// stuckPatience is how long a relay whose one side was reset may take to
+// deliver what came before the reset.
+const stuckPatience = 500 * time.Millisecond
+
+// flow is one direction of a relay.
+type flow struct {
+	dst, src end
+	moved    atomic.Uint64
+}
+
+// relay moves bytes both ways until both sides have ended, and returns how
+// many went from near to far and back. Half-closes and resets arrive on the
+// other side as what they are. It leaves the connections open.
+func (p *Proxy) relay(near, far end) (sent, received uint64, err error) {
+	out, back := &flow{dst: far, src: near}, &flow{dst: near, src: far}
+	ended := make(chan error, 1)
+	go func() { ended <- back.run() }()
+	return p.join(out, back, ended)
+}
+
+// join runs out in this goroutine while back runs in another one.
+func (p *Proxy) join(out, back *flow, ended <-chan error) (sent, received uint64, err error) {
+	near, far := out.src, out.dst
+	// A side may be reset while both directions are stuck in writes.
+	over := make(chan struct{})
+	onReset := func(kind uint32) {
+		if kind != hangupReset {
+			return
+		}
+		time.AfterFunc(stuckPatience, func() {
+			select {
+			case <-over:
+			default:
+				near.reset()
+				far.reset()
+			}
+		})
+	}
+	w1 := p.hangups.watch(near.under(), onReset)
+	w2 := p.hangups.watch(far.under(), onReset)
+	err = out.run()
+	err = errors.Join(err, <-ended)
+	close(over)
+	p.hangups.forget(w1)
+	p.hangups.forget(w2)
+	return out.moved.Load(), back.moved.Load(), err
+}
+
+// run moves bytes until src ends or dst does not take them.
+func (f *flow) run() error {
+	if src, ok := f.src.(*connEnd); ok && src.ahead() > 0 {
+		buf, n, err := src.next(bulkBuffer)
+		return f.runFrom(buf, n, err)
+	}
+	if err := f.splice(); err != nil {
+		return f.finish(err)
+	}
+	for size := smallBuffer; ; {
+		buf, n, err := f.src.next(size)
+		if err == nil {
+			err = f.deliver(buf, n)
+		}
+		if err != nil {
+			return f.finish(err)
+		}
+		if n == size-stream.HeaderLen {
+			size = bulkBuffer // it fills small ones: bulk
+		}
+	}
+}
+
+// runFrom is run for which src.next has been called once.
+func (f *flow) runFrom(buf *buffer, n int, err error) error {
+	if err == nil {
+		err = f.deliver(buf, n)
+	}
+	if err != nil {
+		return f.finish(err)
+	}
+	return f.run()
+}
+
+func (f *flow) deliver(buf *buffer, n int) error {
+	err := f.dst.write(buf.b[:stream.HeaderLen+n])
+	buf.free()
+	f.moved.Add(uint64(n))
+	return err
+}
+
+// finish passes the end of src on to dst. If anything but a half-close ended
+// the flow, neither side goes on.
+func (f *flow) finish(err error) error {
+	if err == io.EOF {
+		return f.dst.closeWrite()
+	}
+	f.dst.reset()
+	f.src.reset()
+	return err
+}
+
+// splicePiece bounds what one splice moves, so that counters stay fresh.
+const splicePiece = 4 << 20
+
+// splice lets the kernel move the bytes (splice(2), in net.TCPConn.ReadFrom) if
+// both sides are plain. nil means that they are not; io.EOF, that src ended.
+func (f *flow) splice() error {
+	src, ok := f.src.(*connEnd)
+	dst, ok2 := f.dst.(*connEnd)
+	if !ok || !ok2 || !src.plain() || !dst.plain() {
+		return nil
+	}
+	for {
+		n, err := dst.tcp.ReadFrom(&io.LimitedReader{R: src.tcp.TCPConn, N: splicePiece})
+		f.moved.Add(uint64(n))
+		switch {
+		case err != nil:
+			return err
+		case n < splicePiece:
+			return io.EOF
+		}
+	}
+}

@@ -1,0 +1,267 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+const (
+	reportEvery  = time.Second
+	reportAgain  = time.Second // after the stream broke
+	tapQueue     = 256
+	maxTaps      = 16
+	maxTapRate   = 10_000 // events per second
+	maxTapString = 2048   // bytes of a path or host that a tap shows
+)
+
+// report streams figures to the control plane until ctx ends. Losing the
+// stream loses nothing: what is reported is cumulative.
+func (p *Proxy) report(ctx context.Context, client tullev1.TelemetryClient) {
+	for ctx.Err() == nil {
+		if err := p.attach(ctx, client); ctx.Err() == nil {
+			p.log.Debug("telemetry stream ended", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(reportAgain/2 + rand.N(reportAgain)):
+		}
+	}
+}
+
+// attachment is one telemetry stream. Only its own goroutine sends.
+type attachment struct {
+	proxy  *Proxy
+	stream grpc.BidiStreamingClient[tullev1.ProxyMessage, tullev1.ControlMessage]
+	sent   map[*edge]edgeState // what was reported last
+
+	mu   sync.Mutex
+	taps map[uint64]*tap
+
+	events chan *tullev1.ProxyMessage
+}
+
+// edgeState is what changes about an edge when anything does.
+type edgeState struct{ requests, bytes, open uint64 }
+
+func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) error {
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := client.Attach(ctx, grpc.WaitForReady(true))
+	if err != nil {
+		cancel()
+		return err
+	}
+	a := &attachment{proxy: p, stream: stream, sent: map[*edge]edgeState{}, taps: map[uint64]*tap{}, events: make(chan *tullev1.ProxyMessage, tapQueue)}
+	var commands sync.WaitGroup
+	commands.Go(func() { a.obey(ctx); cancel() })
+	defer commands.Wait()
+	defer a.endTaps()
+	defer cancel()
+	err = stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Hello{Hello: &tullev1.Hello{
+		Workload: p.config.Workload, Version: p.config.Version, Redirect: p.config.Redirect, StartUnixMs: p.start.UnixMilli(),
+	}}})
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		if err := stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: a.report()}}); err != nil {
+			return err
+		}
+		if err := a.forwardEvents(ctx, tick.C); err != nil {
+			return err
+		}
+	}
+}
+
+// forwardEvents sends tap events until the next report is due.
+func (a *attachment) forwardEvents(ctx context.Context, due <-chan time.Time) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case m := <-a.events:
+			if err := a.stream.Send(m); err != nil {
+				return err
+			}
+		case <-due:
+			return nil
+		}
+	}
+}
+
+// obey follows the control plane's wishes until the stream ends.
+func (a *attachment) obey(ctx context.Context) {
+	for {
+		m, err := a.stream.Recv()
+		if err != nil {
+			return
+		}
+		switch m := m.GetMessage().(type) {
+		case *tullev1.ControlMessage_TapStart:
+			a.startTap(ctx, m.TapStart)
+		case *tullev1.ControlMessage_TapStop:
+			a.stopTap(m.TapStop.GetId())
+		}
+	}
+}
+
+func (a *attachment) startTap(ctx context.Context, m *tullev1.TapStart) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.taps[m.GetId()] != nil || len(a.taps) >= maxTaps {
+		return
+	}
+	t := &tap{id: m.GetId(), max: min(m.GetMaxPerSecond(), maxTapRate), events: make(chan mesh.Exchange, tapQueue)}
+	a.taps[t.id] = t
+	a.proxy.recorder.addTap(t)
+	context.AfterFunc(ctx, func() { a.stopTap(t.id) })
+	go a.forwardTap(ctx, t)
+}
+
+func (a *attachment) stopTap(id uint64) {
+	a.mu.Lock()
+	t := a.taps[id]
+	delete(a.taps, id)
+	a.mu.Unlock()
+	if t != nil {
+		a.proxy.recorder.removeTap(id)
+		t.mu.Lock()
+		t.max = 0 // an offer under way finds no room
+		t.mu.Unlock()
+		close(t.events)
+	}
+}
+
+func (a *attachment) endTaps() {
+	a.mu.Lock()
+	ids := make([]uint64, 0, len(a.taps))
+	for id := range a.taps {
+		ids = append(ids, id)
+	}
+	a.mu.Unlock()
+	for _, id := range ids {
+		a.stopTap(id)
+	}
+}
+
+func (a *attachment) forwardTap(ctx context.Context, t *tap) {
+	for x := range t.events {
+		m := &tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Tap{Tap: tapEvent(&x, t.takeDropped())}}
+		select {
+		case a.events <- m:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func tapEvent(x *mesh.Exchange, dropped uint64) *tullev1.TapEvent {
+	service := x.Server.Service
+	return &tullev1.TapEvent{
+		Dropped: dropped, Inbound: x.Direction == mesh.Inbound,
+		Protocol: x.Protocol.String(), Security: x.Security.String(), Outcome: x.Outcome.String(), Service: service,
+		ClientIdentity: x.Client.ID.String(), ClientAddress: x.Client.Addr.String(),
+		ServerIdentity: x.Server.ID.String(), ServerAddress: x.Server.Addr.String(), ServerWorkload: x.Server.Workload,
+		StartUnixMicros: x.Start.UnixMicro(), FirstByteMicros: micros(x.FirstByte), DurationMicros: micros(x.Duration),
+		BytesSent: x.BytesSent, BytesReceived: x.BytesReceived, Status: uint32(x.Status),
+		Method: x.Method, Host: valid(x.Host), Path: valid(x.Path),
+	}
+}
+
+// valid makes a string of a client fit for protobuf.
+func valid(s string) string {
+	return strings.ToValidUTF8(s[:min(len(s), maxTapString)], "\uFFFD")
+}
+
+func micros(d time.Duration) uint64 { return uint64(max(d, 0) / time.Microsecond) }
+
+// report describes all edges that changed since the last one.
+func (a *attachment) report() *tullev1.Report {
+	p := a.proxy
+	r := &tullev1.Report{Proxy: &tullev1.ProxyStats{
+		CertNotAfterUnix: p.notAfter().Unix(), RssBytes: rss(), OpenConnections: uint32(p.conns.len()),
+	}}
+	for _, e := range p.recorder.all() {
+		state := edgeState{e.requests.Load(), e.sent.Load() + e.received.Load(), uint64(max(e.open.Load(), 0))}
+		if last, ok := a.sent[e]; ok && last == state {
+			continue
+		}
+		a.sent[e] = state
+		r.Edges = append(r.Edges, edgeMessage(e, state))
+	}
+	now := p.now()
+	for _, d := range p.directory.all() {
+		r.Proxy.WatchedDestinations++
+		for _, ep := range d.set.Endpoints() {
+			r.Endpoints = append(r.Endpoints, &tullev1.EndpointStats{
+				Service: ep.Value.service, Workload: ep.Key.workload, Address: ep.Key.addr.String(),
+				EwmaMicros: float64(ep.Estimate(now)) / float64(time.Microsecond), InFlight: uint32(ep.InFlight()), Ready: true,
+			})
+		}
+	}
+	return r
+}
+
+func edgeMessage(e *edge, state edgeState) *tullev1.Edge {
+	k := e.key
+	m := &tullev1.Edge{
+		Inbound: k.direction == mesh.Inbound, Service: k.service, PeerIdentity: k.peer.String(), PeerWorkload: k.workload,
+		PeerAddress: k.address, Security: k.security.String(), Protocol: k.protocol.String(),
+		Requests: state.requests, Failures: e.failures(), Open: state.open,
+		BytesSent: e.sent.Load(), BytesReceived: e.received.Load(), Latency: &tullev1.Histogram{},
+	}
+	var counts [mesh.Buckets]uint64
+	m.Latency.SumMicros = micros(e.latency.Snapshot(&counts))
+	for i, n := range counts {
+		if n > 0 {
+			m.Latency.Bucket = append(m.Latency.Bucket, uint32(i))
+			m.Latency.Count = append(m.Latency.Count, n)
+		}
+	}
+	for i := 1; i < outcomes; i++ {
+		if n := e.outcomes[i].Load(); n > 0 {
+			if m.Outcomes == nil {
+				m.Outcomes = map[string]uint64{}
+			}
+			m.Outcomes[mesh.Outcome(i).String()] = n
+		}
+	}
+	for i := range e.statuses {
+		if n := e.statuses[i].Load(); n > 0 {
+			if m.Statuses == nil {
+				m.Statuses = map[uint32]uint64{}
+			}
+			m.Statuses[uint32(firstStatus+i)] = uint64(n)
+		}
+	}
+	return m
+}
+
+// rss returns the resident memory of the process in bytes (proc_pid_statm(5)).
+func rss() uint64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b))
+	if len(fields) < 2 {
+		return 0
+	}
+	pages, err := strconv.ParseUint(fields[1], 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return 0
+	}
+	return pages * uint64(os.Getpagesize())
+}

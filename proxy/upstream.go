@@ -1,0 +1,302 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/mtls"
+	"github.com/tulle-mesh/tulle/proxy/stream"
+)
+
+const (
+	connectTimeout   = 5 * time.Second
+	handshakeTimeout = 10 * time.Second
+	sessionIdle      = 20 * time.Second // unused for so long, a session is closed
+	maxIdleSessions  = 512              // per endpoint and protocol
+)
+
+// Errors of dialling that decide what the exchange's outcome is.
+var errNoCredentials = errors.New("no certificate yet")
+
+// upstream is one endpoint as this proxy reaches it: its idle sessions and its
+// counters. It is safe for concurrent use.
+type upstream struct {
+	proxy    *Proxy
+	key      endpointKey
+	service  string
+	security mesh.Security
+	edges    [mesh.TLS + 1]atomic.Pointer[edge]
+
+	mu      sync.Mutex
+	closed  bool
+	idle    [2][]*session // by sessionKind; the most recently used last
+	configs [2]*tls.Config
+	creds   *mtls.Credentials // what configs was made for
+}
+
+// sessionKind is what a session carries.
+type sessionKind int
+
+const (
+	httpSession   sessionKind = iota // requests, one after the other
+	streamSession                    // TCP streams, one after the other
+)
+
+var alpn = [2]string{mesh.ALPNHTTP1, mesh.ALPNTCP}
+
+// session is one connection to an endpoint; one exchange at a time uses it.
+type session struct {
+	up     *upstream
+	kind   sessionKind
+	conn   net.Conn // the *tls.Conn of a meshed endpoint, else tcp
+	tcp    *tcpConn
+	stream *stream.Conn // of a streamSession
+	in     inbox        // of an httpSession: read and not consumed
+	meshed bool
+	reused bool          // has served before
+	since  time.Duration // when it became idle
+
+	halfClosed atomic.Bool // the client hung up its sending side; so did we
+}
+
+func newUpstream(p *Proxy, service string, key endpointKey) *upstream {
+	u := &upstream{proxy: p, key: key, service: service}
+	switch {
+	case p.isOwn(key.addr.Addr()):
+		u.security = mesh.Local // loopback: never leaves the workload's namespace
+	case key.id.IsZero():
+		u.security = mesh.Plaintext
+	default:
+		u.security = mesh.MutualTLS
+	}
+	return u
+}
+
+// edge returns the counters for exchanges of a protocol with this endpoint.
+func (u *upstream) edge(proto mesh.Protocol) *edge {
+	if e := u.edges[proto].Load(); e != nil {
+		return e
+	}
+	e := u.proxy.recorder.edge(edgeKey{
+		direction: mesh.Outbound, protocol: proto, security: u.security, service: u.service,
+		peer: u.peerID(), workload: u.key.workload, address: u.key.addr.String(),
+	})
+	u.edges[proto].Store(e)
+	return e
+}
+
+// peerID is who answers there: the mesh makes sure of it.
+func (u *upstream) peerID() mesh.ID {
+	if u.security == mesh.MutualTLS {
+		return u.key.id
+	}
+	return mesh.ID{}
+}
+
+// session returns an idle session that is still good, or dials one. fresh
+// demands a new one.
+func (u *upstream) session(ctx context.Context, kind sessionKind, fresh bool) (*session, error) {
+	for !fresh {
+		s := u.takeIdle(kind)
+		if s == nil {
+			break
+		}
+		if s.tcp.quiet() {
+			s.reused = true
+			return s, nil
+		}
+		s.close()
+	}
+	return u.dial(ctx, kind)
+}
+
+func (u *upstream) takeIdle(kind sessionKind) *session {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	list := u.idle[kind]
+	if len(list) == 0 {
+		return nil
+	}
+	s := list[len(list)-1]
+	list[len(list)-1] = nil
+	u.idle[kind] = list[:len(list)-1]
+	return s
+}
+
+// release takes a session back for the next exchange.
+func (u *upstream) release(s *session) {
+	s.in.drop()
+	s.since = u.proxy.now()
+	u.mu.Lock()
+	keep := !u.closed && len(u.idle[s.kind]) < maxIdleSessions
+	if keep {
+		u.idle[s.kind] = append(u.idle[s.kind], s)
+	}
+	u.mu.Unlock()
+	if !keep {
+		s.close()
+	}
+}
+
+// sweep closes sessions that nobody has used for a while.
+func (u *upstream) sweep(now time.Duration) {
+	var old []*session
+	u.mu.Lock()
+	for kind, list := range u.idle {
+		n := 0
+		for n < len(list) && now-list[n].since > sessionIdle {
+			n++
+		}
+		if n > 0 {
+			old = append(old, list[:n]...)
+			u.idle[kind] = append([]*session(nil), list[n:]...)
+		}
+	}
+	u.mu.Unlock()
+	for _, s := range old {
+		s.close()
+	}
+}
+
+// close is called when the endpoint has left and nothing is in flight any more.
+func (u *upstream) close() {
+	u.mu.Lock()
+	u.closed = true
+	idle := u.idle
+	u.idle = [2][]*session{}
+	u.mu.Unlock()
+	for _, list := range idle {
+		for _, s := range list {
+			s.close()
+		}
+	}
+}
+
+func (u *upstream) dial(ctx context.Context, kind sessionKind) (*session, error) {
+	tcp, err := dialTCP(ctx, u.key.addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{up: u, kind: kind, conn: tcp, tcp: tcp}
+	if u.security != mesh.MutualTLS {
+		return s, nil
+	}
+	conf, err := u.config(kind)
+	if err != nil {
+		tcp.reset()
+		return nil, err
+	}
+	conn := tls.Client(tcp, conf)
+	_ = tcp.SetDeadline(time.Now().Add(handshakeTimeout))
+	if err := conn.Handshake(); err != nil {
+		tcp.reset()
+		return nil, &handshakeError{addr: u.key.addr, err: err}
+	}
+	_ = tcp.SetDeadline(time.Time{})
+	s.conn, s.meshed = conn, true
+	if kind == streamSession {
+		s.stream = stream.New(conn, tcp.reset)
+	}
+	return s, nil
+}
+
+// config returns the TLS configuration for this endpoint under the newest
+// credentials. It carries the endpoint's session tickets.
+func (u *upstream) config(kind sessionKind) (*tls.Config, error) {
+	creds := u.proxy.creds.Load()
+	if creds == nil {
+		return nil, errNoCredentials
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.creds != creds {
+		u.creds, u.configs = creds, [2]*tls.Config{}
+	}
+	if u.configs[kind] == nil {
+		u.configs[kind] = creds.Client(u.key.id, alpn[kind])
+	}
+	return u.configs[kind], nil
+}
+
+// write sends the whole of p.
+func (s *session) write(p []byte) error {
+	_, err := s.conn.Write(p)
+	return err
+}
+
+// halfClose passes on that the client sends no more.
+func (s *session) halfClose() {
+	if s.halfClosed.Swap(true) {
+		return
+	}
+	if c, ok := s.conn.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite()
+	}
+}
+
+// close ends the session in peace.
+func (s *session) close() {
+	s.in.drop()
+	_ = s.conn.Close()
+}
+
+// abort resets the session; the endpoint sees ECONNRESET.
+func (s *session) abort() { s.tcp.reset() }
+
+// handshakeError tells a peer that could not prove itself from one that could
+// not be reached.
+type handshakeError struct {
+	addr netip.AddrPort
+	err  error
+}
+
+func (e *handshakeError) Error() string { return fmt.Sprintf("mutual TLS with %s: %v", e.addr, e.err) }
+func (e *handshakeError) Unwrap() error { return e.err }
+
+// outcomeOf names what went wrong before the peer answered.
+func outcomeOf(err error) mesh.Outcome {
+	var bad *handshakeError
+	var timeout net.Error
+	switch {
+	case err == nil:
+		return mesh.Success
+	case errors.As(err, &bad) && !isReset(err):
+		return mesh.TLSFail
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return mesh.TimedOut
+	}
+	return mesh.ConnectFail
+}
+
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, io.EOF)
+}
+
+var dialer = newDialer()
+
+// newDialer returns a dialer of plain TCP: keepalive is set by control, and
+// MPTCP (Go's default for listeners, not for dialling) stays off on both sides.
+func newDialer() *net.Dialer {
+	d := &net.Dialer{Timeout: connectTimeout, KeepAlive: -1, Control: control}
+	d.SetMultipathTCP(false)
+	return d
+}
+
+func dialTCP(ctx context.Context, addr netip.AddrPort) (*tcpConn, error) {
+	c, err := dialer.DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return newTCPConn(c.(*net.TCPConn))
+}
