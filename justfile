@@ -13,7 +13,7 @@ build:
     CGO_ENABLED=0 go build {{ goflags }} -o bin/ ./cmd/...
 
 # Show the mesh at work on a small shop of real programs: ./just demo [--for 20s]
-demo *args: (_need "iproute2:ip" "redis-server") build
+demo *args: (_need "iproute2" "redis-server") build
     CGO_ENABLED=0 go build {{ goflags }} -o bin/test/ ./test/demo/...
     @{{ as_root }} bin/test/demo "$@"
 
@@ -28,14 +28,14 @@ lint:
     go run {{ golangci }} run
 
 # Write the Go code of api/ anew from its .proto files.
-generate out=".": (_need "protobuf-compiler:protoc")
+generate out=".": (_need "protobuf-compiler")
     GOBIN="$PWD/.tools/bin" go install tool
     PATH="$PWD/.tools/bin:$PATH" protoc -I api api/tulle/v1/*.proto \
         --go_out={{ quote(out) }} --go_opt=module=github.com/tulle-mesh/tulle \
         --go-grpc_out={{ quote(out) }} --go-grpc_opt=module=github.com/tulle-mesh/tulle
 
 # Measure against other proxies: ./just bench [NAME...] [--quick]
-bench *args: (_need "iproute2:ip" "haproxy" "wrk") build
+bench *args: (_need "iproute2" "haproxy" "wrk") build
     CGO_ENABLED=0 go build {{ goflags }} -o bin/test/ ./test/bench/...
     @{{ as_root }} bin/test/bench "$@"
 
@@ -50,7 +50,7 @@ clean:
 # Network namespaces need root; nothing else does.
 as_root := if `id -u` == "0" { "exec" } else { "echo 'Network namespaces need root:' sudo; exec sudo" }
 
-_need_for_tests: (_need "gcc" "libc6-dev:/usr/include/stdio.h" "protobuf-compiler:protoc" "iproute2:ip" "iptables" "procps:ps" "curl" "openssl" "python3" "socat" "tcpdump" "nginx-light:nginx" "redis-server" "redis-tools:redis-benchmark" "postgresql:/usr/lib/postgresql" "mariadb-server:mariadbd")
+_need_for_tests: (_need "gcc" "libc6-dev" "protobuf-compiler" "procps" `tr '\n' ' ' <test/e2e/packages.txt`)
 
 _formatted:
     @bad=$(gofmt -l *.go */); [ -z "$bad" ] || { echo "not formatted (type: gofmt -w .):" $bad >&2; exit 1; }
@@ -67,18 +67,21 @@ _generated:
             { echo "$file is not what its .proto says (type: ./just generate)" >&2; exit 1; }
     done
 
-# Each argument is a Debian package, with the program or file it brings after a
-# colon where that has another name.
+# Each word is a Debian package. What it brings may also be there without it.
 _need *packages:
     #!/usr/bin/env bash
     set -euo pipefail
     PATH=$PATH:/usr/sbin:/sbin
+    declare -A brings=( # where that is not the package's name
+        [iproute2]=ip [procps]=ps [util-linux]=unshare [nftables]=nft [protobuf-compiler]=protoc
+        [libc6-dev]=/usr/include/stdio.h [nginx-light]=nginx [redis-tools]=redis-cli
+        [postgresql]=/usr/lib/postgresql [postgresql-contrib]=/usr/lib/postgresql
+        [mariadb-server]=mariadbd [mariadb-client]=mariadb
+    )
     missing=()
-    for want in "$@"; do
-        case ${want#*:} in
-            /*) [ -e "${want#*:}" ] ;;
-            *) command -v "${want#*:}" >/dev/null ;;
-        esac || missing+=("${want%%:*}")
+    for package in $*; do
+        thing=${brings[$package]:-$package}
+        [ -e "$thing" ] && [ "${thing:0:1}" = / ] || command -v "$thing" >/dev/null || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || exit 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
