@@ -14,7 +14,7 @@ const (
 type Body struct {
 	framing  Framing
 	state    chunkState
-	done     bool
+	open     bool // more is to come
 	left     uint64 // of Length, or of the present chunk
 	digits   int    // of the chunk size
 	line     int    // bytes of the present chunk line
@@ -50,44 +50,44 @@ const (
 
 // Reset starts a new body. length counts only if framing is Length.
 func (b *Body) Reset(framing Framing, length int64) {
-	*b = Body{framing: framing, done: framing == None}
+	*b = Body{framing: framing, open: framing != None}
 	if framing == Length {
 		b.left = uint64(max(length, 0))
-		b.done = b.left == 0
+		b.open = b.left > 0
 	}
 }
 
 // Done tells whether the last byte of the message has been seen. A body framed
 // by EOF is never done: it ends well when the connection does.
-func (b *Body) Done() bool { return b.done }
+func (b *Body) Done() bool { return !b.open }
 
 // EndsAtEOF tells whether the message is whole if the connection ends now.
-func (b *Body) EndsAtEOF() bool { return b.done || b.framing == EOF }
+func (b *Body) EndsAtEOF() bool { return !b.open || b.framing == EOF }
 
 // Advance returns how many bytes at the start of p belong to this body, chunk
 // framing and trailers included; done says that the last of them is the last
 // one of the message. While it is not done, n is len(p). On an error, always an
 // *Error, the n bytes before the offending one were fine.
 func (b *Body) Advance(p []byte) (n int, done bool, err error) {
-	for n < len(p) && !b.done {
+	for n < len(p) && b.open {
 		used, _, s := b.step(p[n:])
 		n += used
 		if s != ok {
 			return n, false, &requestErrors[s]
 		}
 	}
-	return n, b.done, nil
+	return n, !b.open, nil
 }
 
 // step consumes a run of bytes that is either all payload or all framing.
-// p is not empty and the body not done.
+// p is not empty and the body open.
 func (b *Body) step(p []byte) (n int, payload bool, s shape) {
 	switch {
 	case b.framing == EOF:
 		return len(p), true, ok
 	case b.framing == Length:
 		n = b.take(p)
-		b.done = b.left == 0
+		b.open = b.left > 0
 		return n, true, ok
 	case b.state == stateData:
 		n = b.take(p)
@@ -96,7 +96,7 @@ func (b *Body) step(p []byte) (n int, payload bool, s shape) {
 		}
 		return n, true, ok
 	}
-	for n < len(p) && b.state != stateData && !b.done {
+	for n < len(p) && b.state != stateData && b.open {
 		if b.state == stateTrailerValue {
 			n += b.trailer.skipValue(p[n:])
 			if n == len(p) {
@@ -141,7 +141,7 @@ func (b *Body) frame(c byte) shape {
 		if c != '\n' {
 			return bareCR
 		}
-		b.done = true
+		b.open = false
 	default:
 		return b.trailer.frame(&b.state, c)
 	}

@@ -49,6 +49,13 @@ func TestBodyFramings(t *testing.T) {
 	}
 }
 
+func TestZeroBody(t *testing.T) {
+	var b Body
+	if n, done, err := b.Advance([]byte("GET /")); n != 0 || !done || err != nil || !b.Done() || !b.EndsAtEOF() {
+		t.Errorf("Advance = %d, %v, %v", n, done, err)
+	}
+}
+
 // inBytes follows a body one byte at a time.
 func inBytes(t *testing.T, framing Framing, length int64, in string) (n int, done bool) {
 	var b Body

@@ -41,7 +41,7 @@ func (d *Dechunker) Reset() { d.body.Reset(Chunked, 0) }
 // slice of p, which may be empty. It is called again with p[n:] until that is
 // empty or done says that the body has ended. Errors are *Error.
 func (d *Dechunker) Next(p []byte) (payload []byte, n int, done bool, err error) {
-	for n < len(p) && !d.body.done {
+	for n < len(p) && d.body.open {
 		used, isPayload, s := d.body.step(p[n:])
 		from := n
 		n += used
@@ -49,8 +49,8 @@ func (d *Dechunker) Next(p []byte) (payload []byte, n int, done bool, err error)
 		case s != ok:
 			return nil, n, false, &requestErrors[s]
 		case isPayload:
-			return p[from:n], n, d.body.done, nil
+			return p[from:n], n, !d.body.open, nil
 		}
 	}
-	return nil, n, d.body.done, nil
+	return nil, n, !d.body.open, nil
 }
