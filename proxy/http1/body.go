@@ -14,7 +14,7 @@ const (
 type Body struct {
 	framing  Framing
 	state    chunkState
-	open     bool // more is to come
+	open     bool   // more is to come
 	left     uint64 // of Length, or of the present chunk
 	digits   int    // of the chunk size
 	line     int    // bytes of the present chunk line
