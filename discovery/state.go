@@ -131,6 +131,7 @@ type JoinRequest struct {
 	// plane it is the replicas that remember.
 	Replica      string
 	Addr4, Addr6 netip.Addr
+	VIP4, VIP6   netip.Addr // of its service, if that is not known any more
 }
 
 // Lease is a replica's place in the mesh, held until Leave or Lose. Its methods
@@ -197,6 +198,8 @@ func (s *State) joinedServiceLocked(req JoinRequest) (*Service, error) {
 	case !ok:
 		return &Service{
 			Name:      req.Service,
+			VIP4:      req.VIP4.Unmap(),
+			VIP6:      req.VIP6,
 			Namespace: s.config.Namespace,
 			Source:    Run,
 			ID:        mesh.ID{TrustDomain: s.config.TrustDomain, Namespace: s.config.Namespace, Account: req.Service},
