@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -130,7 +131,7 @@ func (l *lab) holding(ctx context.Context, r *rig, connections int, kind, addr s
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err == nil && line == "holding\n" {
 		err = do()
-	} else if err == io.EOF {
+	} else if errors.Is(err, io.EOF) {
 		err = nil // it says below what was wrong
 	}
 	_ = stdin.Close()

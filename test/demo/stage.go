@@ -44,7 +44,11 @@ func (p *process) unexpected() error {
 	if len(tail) > 2000 {
 		tail = tail[len(tail)-2000:]
 	}
-	return fmt.Errorf("%s ended too early (%v). It said:\n%s", p.name, p.err, bytes.TrimSpace(tail))
+	how := "without an error"
+	if p.err != nil {
+		how = p.err.Error()
+	}
+	return fmt.Errorf("%s ended too early, %s; it said:\n%s", p.name, how, bytes.TrimSpace(tail))
 }
 
 func newStage(tulle string) (*stage, error) {
