@@ -9,7 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -80,8 +80,8 @@ func eachBackend(t *testing.T, test func(*testing.T, *lab)) {
 			{save: flavour + "-save", restore: flavour + "-restore"},
 			{v6: true, save: "ip6" + flavour[2:] + "-save", restore: "ip6" + flavour[2:] + "-restore"},
 		}
-		if _, err := findProgram(families[0].restore); err != nil && flavour != "iptables" {
-			continue // a system need not have both flavours
+		if flavour != "iptables" && !otherFlavour(families[0].restore) {
+			continue
 		}
 		t.Run(flavour, func(t *testing.T) {
 			l := newLab(t)
@@ -92,12 +92,33 @@ func eachBackend(t *testing.T, test func(*testing.T, *lab)) {
 	}
 }
 
+// otherFlavour tells whether restore is installed and not the same program as
+// plain iptables-restore.
+func otherFlavour(restore string) bool {
+	var programs [2]string
+	for i, name := range []string{"iptables-restore", restore} {
+		path, err := findProgram(name)
+		if err != nil {
+			return false
+		}
+		if programs[i], err = filepath.EvalSymlinks(path); err != nil {
+			return false
+		}
+	}
+	return programs[0] != programs[1]
+}
+
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	l := &lab{workload: newNetns(t), outside: newNetns(t)}
 	in(t, l.workload, func() error {
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(l.outside.Fd())})
 	})
+	// Both ends must be up before they get addresses: an IPv6 address added to a
+	// link that is down is not answered for until some time after it came up.
+	for _, netns := range []*os.File{l.workload, l.outside} {
+		in(t, netns, func() error { return errors.Join(setUp("lo"), setUp("eth0")) })
+	}
 	for _, side := range []struct {
 		netns *os.File
 		addrs func(ipNet) []string
@@ -112,7 +133,7 @@ func newLab(t *testing.T) *lab {
 					errs = append(errs, addAddress("eth0", addr+"/"+n.bits))
 				}
 			}
-			return errors.Join(append(errs, setUp("lo"), setUp("eth0"))...)
+			return errors.Join(errs...)
 		})
 	}
 	l.startServers(t)
@@ -137,25 +158,23 @@ func (l *lab) bothWays(n ipNet) []way {
 // newNetns makes a network namespace that lives as long as its file.
 func newNetns(t *testing.T) *os.File {
 	t.Helper()
-	type result struct {
-		netns *os.File
-		err   error
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
 	}
-	made := make(chan result)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		var r result
-		if r.err = unix.Unshare(unix.CLONE_NEWNET); r.err == nil {
-			r.netns, r.err = os.Open("/proc/thread-self/ns/net")
+	defer home.Close()
+	var made *os.File
+	// What inside does last, to go back, undoes the unshare.
+	if err := inside(home, func() (err error) {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			made, err = os.Open("/proc/thread-self/ns/net")
 		}
-		made <- r
-	}()
-	r := <-made
-	if r.err != nil {
-		t.Fatalf("make a network namespace (needs CAP_SYS_ADMIN): %v", r.err)
+		return err
+	}); err != nil {
+		t.Fatalf("make a network namespace (needs CAP_SYS_ADMIN): %v", err)
 	}
-	t.Cleanup(func() { r.netns.Close() })
-	return r.netns
+	t.Cleanup(func() { made.Close() })
+	return made
 }
 
 // in runs do in a namespace and fails the test on an error.

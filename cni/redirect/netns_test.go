@@ -179,7 +179,7 @@ func TestReplacingLeavesNoWindow(t *testing.T) {
 			}
 		}
 		other := Rules{SkipInbound: []int{1, 2, 3}, SkipOutbound: []int{4, 5, 6}, SkipSubnets: labRules.SkipSubnets}
-		for range 15 {
+		for range 8 {
 			l.apply(t, other)
 			l.apply(t, Rules{})
 		}
