@@ -25,8 +25,9 @@ const (
 // Host is a `tulle up` and all that was started under it: the stage with the
 // mesh.
 type Host struct {
-	up    *process
-	flags []string
+	up      *process
+	flags   []string
+	clients int // so many had a name of their own
 }
 
 // newHost starts the mesh. The test's end takes it down and fails if anything
@@ -159,7 +160,8 @@ func (h *Host) awaitReadyOf(t *testing.T, p *process, name string) {
 
 func (h *Host) client(t *testing.T, user string, argv ...string) *process {
 	t.Helper()
-	s := service{name: "client", user: user, argv: argv}
+	h.clients++
+	s := service{name: fmt.Sprintf("client%d", h.clients), user: user, argv: argv}
 	return start(t, s.runArgs()...)
 }
 
@@ -177,4 +179,17 @@ func (h *Host) down(t *testing.T) {
 		t.Errorf("tulle down: %v\n%s", err, out)
 	}
 	h.up.wait(t)
+}
+
+// awaitStarted waits until a service has a replica that runs.
+func (h *Host) awaitStarted(t *testing.T, name string) {
+	t.Helper()
+	eventually(t, func() error {
+		for _, w := range h.replicas(name) {
+			if w.State != "starting" {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s has not started", name)
+	})
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -203,9 +204,20 @@ var webScene = scene{
 		shell("statuses", "for c in 201 204 205 302 304 400 404 418 500 503 599; do curl -sSi http://web:8080/status?code=$c; done"),
 		shell("head-of-stream", "curl -sSI 'http://web:8080/stream?n=50'"),
 		shell("parallel", "curl -sS --parallel --parallel-max 16 -o 'got#1' -w '%{http_code} %{size_download}\\n' 'http://web:8080/bytes?n=100K&[1-200]' | sort | uniq -c; cat got* | sha256sum"),
+		clientLeaves,
 		shell("cut-short", "curl -sS 'http://web:8080/bytes?n=100M' | head -c 1000 | sha256sum"),
 	},
 }
+
+// clientLeaves: a server that is still thinking hears of it when its client has gone.
+var clientLeaves = take{"client-leaves", func(t *testing.T, on stage, dir string) string {
+	server := on.serve(t, service{name: "hang", port: 8080, argv: peerCommand("web", ":8080")})
+	client := on.client(t, "", "curl", "-sS", "http://hang:8080/hang")
+	server.awaitText(t, server.stdout, "client came")
+	client.signal(syscall.SIGTERM)
+	server.awaitText(t, server.stdout, "client gone")
+	return server.stdout.String()
+}}
 
 // websocketScene upgrades.
 var websocketScene = scene{

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"flag"
@@ -15,9 +16,10 @@ import (
 	"time"
 )
 
-// web is an HTTP server that says who answers: web [--delay D] ADDR.
+// web is an HTTP server that says who answers: web [--name NAME] [--delay D] ADDR.
 //
-//	/            the server's own address, one line, after the delay
+//	/            the server's name (else its address), one line, after the delay
+//	/who         the client's address as this server sees it
 //	/bytes?n=N   N bytes of the fixed random series, with their length
 //	/stream?n=N  the same, chunked, with the SHA-256 as a trailer
 //	/dribble     ten small pieces, each flushed on its own
@@ -27,15 +29,19 @@ import (
 func web(args []string) int {
 	flags := flag.NewFlagSet("web", flag.ContinueOnError)
 	delay := flags.Duration("delay", 0, "wait before each answer")
+	self := flags.String("name", address(), "what to answer")
 	if flags.Parse(args) != nil || flags.NArg() != 1 {
 		return 2
 	}
 	mux := http.NewServeMux()
-	self := address()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(*delay)
 		w.Header().Set("Content-Type", "text/plain")
-		fmt.Fprintln(w, self)
+		fmt.Fprintln(w, *self)
+	})
+	mux.HandleFunc("/who", func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		fmt.Fprintln(w, host)
 	})
 	mux.HandleFunc("/bytes", func(w http.ResponseWriter, r *http.Request) {
 		n, _ := size(r.FormValue("n"))
@@ -103,7 +109,8 @@ func sink(args []string) int {
 	return listenAndServe(args[0], mux)
 }
 
-// listenAndServe serves until SIGTERM, then ends in order.
+// listenAndServe serves until SIGTERM; what is being answered then has a
+// second to end.
 func listenAndServe(addr string, h http.Handler) int {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -114,14 +121,21 @@ func listenAndServe(addr string, h http.Handler) int {
 	server := &http.Server{Handler: h, MaxHeaderBytes: 128 << 10}
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM, syscall.SIGINT)
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		<-term
-		server.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if server.Shutdown(ctx) != nil {
+			server.Close()
+		}
 	}()
 	if err := server.Serve(l); err != http.ErrServerClosed {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	<-ended
 	return 0
 }
 
