@@ -2,6 +2,9 @@
 
 set positional-arguments
 
+# The state of the checkout is not part of a binary: its size and bytes depend on the code alone.
+export GOFLAGS := env("GOFLAGS", "") + " -buildvcs=false"
+
 golangci := "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0"
 goflags := "-trimpath -ldflags='-s -w'"
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 )
 
@@ -79,22 +78,6 @@ func (l *lab) throughputOnce(ctx context.Context, r *rig, name string, connectio
 		}
 		results.add(name, r.peer, "RSS MB, both", megabytes(m.rss()))
 		results.add(name, r.peer, "RssAnon MB, both", megabytes(m.anon))
-	}
-	return nil
-}
-
-// startTimes measures how long a one-shot workload takes from start to end.
-func startTimes(ctx context.Context, l *lab, rigs []*rig, results *results) error {
-	if !slices.ContainsFunc(rigs, func(r *rig) bool { return r.peer == "tulle" }) {
-		return nil
-	}
-	for round := range 3 * l.rounds {
-		progress("start: round %d of %d", round+1, 3*l.rounds)
-		began := time.Now()
-		if err := commandContext(ctx, l.bin+"/tulle", "run", "--rm", "x", "--", "true"); err != nil {
-			return err
-		}
-		results.add("start", "tulle", "tulle run --rm x -- true, ms", float64(time.Since(began).Microseconds())/1000)
 	}
 	return nil
 }
