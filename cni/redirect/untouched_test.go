@@ -255,7 +255,7 @@ func TestRulesOfOthersStay(t *testing.T) {
 	})
 }
 
-// addForeignRules adds rules that accept all TCP before it is translated.
+// addForeignRules adds rules that would keep all TCP from ours, came they first.
 func (l *lab) addForeignRules(t *testing.T) {
 	t.Helper()
 	if b, ok := l.backend.(*iptablesBackend); ok {
@@ -273,8 +273,10 @@ func (l *lab) addForeignRules(t *testing.T) {
 			return err
 		}
 		table := conn.AddTable(&nftables.Table{Name: "foreign", Family: nftables.TableFamilyINet})
-		redirectAll := []rule{{verdict: redirect, to: 1}}
-		addChains(conn, table, []chain{{"in", nat, prerouting, redirectAll}, {"out", nat, output, redirectAll}})
+		for name, hook := range map[string]*nftables.ChainHook{"in": nftables.ChainHookPrerouting, "out": nftables.ChainHookOutput} {
+			chain := conn.AddChain(&nftables.Chain{Table: table, Name: name, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: nftables.ChainPriorityNATDest})
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(tcp(), nftVerdict(rule{verdict: redirect, to: 1})...)})
+		}
 		return conn.Flush()
 	})
 }
