@@ -126,3 +126,25 @@ func DeleteLink(name string) error {
 	}
 	return nil
 }
+
+// defaultMTU is Ethernet's.
+const defaultMTU = 1500
+
+// MTU returns what a bridge should have so that what workloads send fits where
+// the host's default route leads; tunnels and some clouds have less than Ethernet.
+func MTU() int {
+	mtu := defaultMTU
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return mtu
+	}
+	for _, r := range routes {
+		if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+			mtu = min(mtu, link.Attrs().MTU)
+		}
+	}
+	return max(mtu, 1280) // what IPv6 demands
+}

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -15,44 +14,35 @@ import (
 // NamespaceDir is where network namespaces have names, for `ip netns` too.
 const NamespaceDir = "/run/netns"
 
-// Namespace is a named network namespace together with the one operating
-// system thread that lives in it. That thread starts the replica's processes,
-// which therefore are in the namespace from their first instruction; and since
-// it lives as long as the Namespace, their parent-death signals mean what they say.
+// Namespace is a named network namespace, together with a Thread in it.
 type Namespace struct {
+	*Thread
+
 	Name string
 	Path string
-
-	calls  chan func()
-	closed chan struct{}
 }
 
 // NewNamespace makes a namespace with its loopback up. The caller must Close it.
 func NewNamespace(name string) (*Namespace, error) {
-	n := &Namespace{
-		Name: name, Path: filepath.Join(NamespaceDir, name),
-		calls: make(chan func()), closed: make(chan struct{}),
-	}
-	ready := make(chan error, 1)
-	go n.thread(ready)
-	if err := <-ready; err != nil {
+	n := &Namespace{Name: name, Path: filepath.Join(NamespaceDir, name)}
+	var err error
+	if n.Thread, err = startThread(n.enter); err != nil {
 		return nil, fmt.Errorf("network namespace %s: %w", name, err)
 	}
 	return n, nil
 }
 
-func (n *Namespace) thread(ready chan<- error) {
-	defer close(n.closed)
-	// Never unlocked: the thread ends with the goroutine and nobody else gets it.
-	runtime.LockOSThread()
-	if err := n.enter(); err != nil {
-		ready <- err
-		return
-	}
-	ready <- nil
-	for call := range n.calls {
-		call()
-	}
+// Another starts one more thread in the namespace, whose other attributes are
+// its own. The caller must Close it.
+func (n *Namespace) Another() (*Thread, error) {
+	return startThread(func() error {
+		f, err := os.Open(n.Path)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		return unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+	})
 }
 
 func (n *Namespace) enter() error {
@@ -88,19 +78,9 @@ func setUpLoopback() error {
 	return netlink.LinkSetUp(lo)
 }
 
-// Do runs f on the namespace's thread and returns its error. It must not be
-// called after Close.
-func (n *Namespace) Do(f func() error) error {
-	done := make(chan error, 1)
-	n.calls <- func() { done <- f() }
-	return <-done
-}
-
-// Close ends the thread, which kills processes that asked for that, and
-// removes the name.
+// Close ends the namespace's first thread and removes the name.
 func (n *Namespace) Close() error {
-	close(n.calls)
-	<-n.closed
+	n.Thread.Close()
 	return RemoveNamespace(n.Name)
 }
 

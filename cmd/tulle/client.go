@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	"github.com/tulle-mesh/tulle/cmd/tulle/host"
+)
+
+// dialHost returns a client of the daemon whose run directory is given. No
+// transport security: only root can open the socket.
+func dialHost(run string) (tullev1.HostClient, func(), error) {
+	path := host.HostSocket(run)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, notUp()
+	} else if err != nil {
+		return nil, nil, err
+	}
+	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, nil, err
+	}
+	return tullev1.NewHostClient(conn), func() { _ = conn.Close() }, nil
+}
+
+func notUp() error {
+	return command.WithHint(errors.New("the mesh is not up"), "type: tulle up -d")
+}
+
+// hostError is an error of a call to the daemon, as the user should read it.
+func hostError(err error) error {
+	s, ok := status.FromError(err)
+	switch {
+	case err == nil:
+		return nil
+	case !ok:
+		return err
+	case s.Code() == codes.Unavailable:
+		return command.WithHint(errors.New("the mesh's daemon has gone; its workloads keep running"), "bring it back with: tulle up -d, or end them with: tulle down")
+	}
+	return errors.New(s.Message())
+}

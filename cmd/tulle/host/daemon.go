@@ -1,0 +1,458 @@
+package host
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	"github.com/tulle-mesh/tulle/cmd/tulle/dns"
+	"github.com/tulle-mesh/tulle/cmd/tulle/journal"
+	"github.com/tulle-mesh/tulle/cmd/tulle/network"
+	"github.com/tulle-mesh/tulle/cmd/tulle/workload"
+	"github.com/tulle-mesh/tulle/cni/redirect"
+	"github.com/tulle-mesh/tulle/dashboard"
+	"github.com/tulle-mesh/tulle/discovery"
+	"github.com/tulle-mesh/tulle/identity"
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+// Daemon is the control plane of one host while it is being put together; its
+// fields are filled in the order of Run's steps.
+type Daemon struct {
+	Config
+
+	journal   *journal.Journal
+	leftovers []*record // replicas of an earlier daemon that still run
+	backend   string    // of the redirect
+	authority *identity.Authority
+	state     *discovery.State
+	catalog   *discovery.CatalogFile // nil: none
+	mtu       int
+
+	leases    *leases
+	proxies   *grpc.Server // for the proxies, over mutual TLS
+	local     *grpc.Server // for tulle run and its like
+	dashboard *http.Server
+	dns       *dns.Server
+
+	proxiesAt, localAt, pageAt, apiAt net.Listener
+}
+
+// Run serves the mesh until ctx ends, then takes it down. An error at the
+// start leaves nothing behind.
+func Run(ctx context.Context, c Config) (err error) {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	if !network.HasIPv6() {
+		c.Network6 = netip.Prefix{}
+	}
+	d := &Daemon{Config: c}
+	held, err := d.takeDir()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = held.Close() }()
+	for _, step := range []func() error{
+		d.recover, d.openAuthority, d.openState, d.chooseBackend, d.compose, d.listenLocal, d.connect, d.listen,
+	} {
+		if err := step(); err != nil {
+			return errors.Join(err, d.abandon())
+		}
+	}
+	if err := d.serve(ctx); err != nil {
+		return errors.Join(err, d.abandon())
+	}
+	return nil
+}
+
+// takeDir makes the run directory and locks it.
+func (d *Daemon) takeDir() (*os.File, error) {
+	if err := os.MkdirAll(filepath.Join(d.RunDir, "workloads"), 0o700); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	held, err := lock(d.RunDir)
+	if !errors.Is(err, errBusy) {
+		return held, err
+	}
+	who := "another process"
+	if u, err := loadUp(d.RunDir); err == nil && u != nil {
+		who = fmt.Sprintf("process %d", u.Pid)
+	}
+	return nil, command.WithHint(fmt.Errorf("the mesh is up already (%s)", who), "see it with: tulle ps, or end it with: tulle down")
+}
+
+// recover looks at what an earlier daemon left: if workloads run on, their
+// network stays, else the host is put back first.
+func (d *Daemon) recover() error {
+	records, err := loadRecords(d.RunDir)
+	if err != nil {
+		d.Log.Error("a replica's record is unreadable", "reason", err)
+	}
+	before, err := loadUp(d.RunDir)
+	if err != nil {
+		d.Log.Error("the earlier daemon's record is unreadable", "reason", err)
+	}
+	if d.journal, err = journal.Open(journalPath(d.RunDir)); err != nil {
+		return command.WithHint(err, "remove what is left by hand, or restart the machine")
+	}
+	d.leftovers = records
+	living := 0
+	for _, r := range records {
+		if r.alive() {
+			living++
+		}
+	}
+	switch {
+	case living == 0:
+		if n := len(d.journal.Changes()); n > 0 {
+			say(d.Out, "an earlier daemon did not end well; taking back its %d changes of the host first", n)
+		}
+		return d.journal.Undo(network.Undo)
+	case before != nil && (before.Network4 != d.Network4 || before.Network6 != d.Network6):
+		return command.WithHint(
+			fmt.Errorf("%d workloads run on in the networks %s and %s", living, before.Network4, before.Network6),
+			"name the same ones (--network4, --network6), or end them with: tulle down")
+	}
+	say(d.Out, "taking over %d workloads that run on", living)
+	return nil
+}
+
+func (d *Daemon) openAuthority() error {
+	var err error
+	d.authority, err = identity.Open(identity.Config{Dir: d.StateDir, TrustDomain: TrustDomain, Log: d.Log})
+	if err != nil {
+		return fmt.Errorf("certificate authority: %w", err)
+	}
+	return nil
+}
+
+func (d *Daemon) openState() error {
+	config := discovery.Config{TrustDomain: TrustDomain}
+	config.Replicas4, config.VIPs4 = discovery.Halves(d.Network4)
+	if d.Network6.IsValid() {
+		config.Replicas6, config.VIPs6 = discovery.Halves(d.Network6)
+	}
+	for _, n := range d.networks() {
+		config.Reserved = append(config.Reserved, gateway(n).Addr())
+	}
+	var err error
+	if d.state, err = discovery.NewState(config); err != nil {
+		return err
+	}
+	if d.Catalog == "" {
+		return nil
+	}
+	d.catalog = &discovery.CatalogFile{Path: d.Catalog, State: d.state, Log: d.Log}
+	return d.catalog.Load()
+}
+
+func (d *Daemon) chooseBackend() error {
+	b, reason, err := redirect.Pick(d.Redirect, nil)
+	if err != nil {
+		return err
+	}
+	d.Log.Info("redirect chosen", "backend", b.Name(), "reason", reason)
+	d.backend = b.Name()
+	return nil
+}
+
+// compose makes the servers; nothing can be reached yet.
+func (d *Daemon) compose() error {
+	tokens := identity.NewTokens(identity.TokenConfig{})
+	d.mtu = network.MTU()
+	d.leases = &leases{
+		run: d.RunDir, state: d.state, tokens: tokens, grant: d.grant, log: d.Log, replicas: map[string]*held{},
+	}
+	gateways := make([]netip.Addr, 0, 2)
+	for _, n := range d.networks() {
+		gateways = append(gateways, gateway(n).Addr())
+	}
+	collector, err := dashboard.NewCollector(dashboard.Config{PeerID: peerID, HostAddresses: gateways, Log: d.Log})
+	if err != nil {
+		return err
+	}
+	d.proxies = grpc.NewServer(identity.ServerOptions(d.authority, d.Log)...)
+	tullev1.RegisterIdentityServer(d.proxies, identity.NewServer(identity.ServerConfig{
+		Authority: d.authority, Tokens: tokens, Admit: d.admit, Log: d.Log,
+	}))
+	tullev1.RegisterDiscoveryServer(d.proxies, discovery.NewServer(discovery.ServerConfig{
+		State: d.state, Caller: callerName, Log: d.Log,
+	}))
+	tullev1.RegisterTelemetryServer(d.proxies, collector)
+	d.local = grpc.NewServer()
+	tullev1.RegisterHostServer(d.local, d.leases)
+
+	page, err := dashboard.Handler(dashboard.HandlerConfig{
+		Collector: collector,
+		Inventory: func(ctx context.Context) (*tullev1.ListResponse, error) {
+			return d.leases.List(ctx, &tullev1.ListRequest{})
+		},
+		Roots: func() []*x509.Certificate { return d.authority.Roots().Certificates },
+		URL:   "http://" + d.Dashboard + "/", Version: d.Version, TrustDomain: TrustDomain,
+	})
+	if err != nil {
+		return err
+	}
+	d.dashboard = dashboard.NewServer(page)
+	return nil
+}
+
+func peerID(ctx context.Context) (mesh.ID, error) {
+	id, ok := identity.PeerID(ctx)
+	if !ok {
+		return mesh.ID{}, errors.New("the caller proved no identity")
+	}
+	return id, nil
+}
+
+func callerName(ctx context.Context) string {
+	id, _ := identity.PeerID(ctx)
+	return id.String()
+}
+
+// admit lets only services that run have certificates.
+func (d *Daemon) admit(id mesh.ID) error {
+	if s := d.state.Load().Service(id.Account); s == nil || s.ID != id {
+		return fmt.Errorf("no service of identity %s is running", id)
+	}
+	return nil
+}
+
+// grant tells a replica all that it has to know.
+func (d *Daemon) grant(l *discovery.Lease) *tullev1.Lease {
+	g := &tullev1.Lease{
+		Replica: l.Replica.Name, Service: l.Service.Name, Identity: l.Service.ID.String(),
+		Address4: netip.PrefixFrom(l.Replica.Addr4, d.Network4.Bits()).String(), Gateway4: gateway(d.Network4).Addr().String(),
+		ServiceAddress4: text(l.Service.VIP4), ServiceAddress6: text(l.Service.VIP6),
+		Bridge: BridgeName, Mtu: uint32(d.mtu), ControlAddress: d.controlAddress().String(),
+		RootsPem: d.authority.Roots().PEM(), TrustDomain: TrustDomain, Redirect: d.backend, DnsDomain: Domain,
+	}
+	if l.Replica.Addr6.IsValid() {
+		g.Address6 = netip.PrefixFrom(l.Replica.Addr6, d.Network6.Bits()).String()
+		g.Gateway6 = gateway(d.Network6).Addr().String()
+	}
+	for _, n := range d.networks() {
+		g.Networks = append(g.Networks, n.String())
+	}
+	return g
+}
+
+// listenLocal opens what needs no network of ours: the cheapest way to find
+// out that a port is taken.
+func (d *Daemon) listenLocal() error {
+	var err error
+	if d.pageAt, err = net.Listen("tcp", d.Dashboard); err != nil {
+		return taken("dashboard", err, "choose another address with --dashboard 127.0.0.1:PORT")
+	}
+	if d.localAt, err = listenUnix(HostSocket(d.RunDir)); err != nil {
+		return err
+	}
+	d.apiAt, err = listenUnix(APISocket(d.RunDir))
+	return err
+}
+
+// taken says what to do about a port that cannot be had.
+func taken(what string, err error, hint string) error {
+	err = fmt.Errorf("%s: %w", what, err)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return command.WithHint(err, hint)
+	}
+	return err
+}
+
+// connect changes the host: the bridge, forwarding, masquerading. Everything is in
+// the journal before it is done.
+func (d *Daemon) connect() error {
+	for _, n := range d.networks() {
+		if err := network.Overlap(n, BridgeName); err != nil {
+			flag := "--network4 10.85.0.0/16"
+			if n.Addr().Is6() {
+				flag = "--network6 fd85:7475:6c6c:e000::/64"
+			}
+			return command.WithHint(err, "choose a free one, such as "+flag)
+		}
+	}
+	self := up{Pid: os.Getpid(), Network4: d.Network4, Network6: d.Network6}
+	self.PidStart, _ = workload.StartTime(self.Pid)
+	if err := self.save(d.RunDir); err != nil {
+		return err
+	}
+	if !exists(network.NamespaceDir) {
+		if err := d.journal.Record(journal.Change{Kind: journal.Dir, Name: network.NamespaceDir}); err != nil {
+			return err
+		}
+	}
+	if err := d.journal.Record(journal.Change{Kind: journal.Link, Name: BridgeName}); err != nil {
+		return err
+	}
+	b := network.Bridge{Name: BridgeName, Gateway4: gateway(d.Network4), MTU: d.mtu}
+	if d.Network6.IsValid() {
+		b.Gateway6 = gateway(d.Network6)
+	}
+	if err := b.Create(); err != nil {
+		return err
+	}
+	if err := d.openFirewall(); err != nil {
+		return err
+	}
+	return d.masquerade()
+}
+
+// openFirewall lets the mesh's packets pass where the host drops what it forwards.
+func (d *Daemon) openFirewall() error {
+	families, err := network.DroppedForward()
+	if err != nil {
+		d.Log.Warn("cannot see whether the host's firewall drops forwarded packets", "reason", err)
+		return nil
+	}
+	for _, f := range families {
+		if err := d.journal.Record(journal.Change{Kind: journal.Forward, Name: f}); err != nil {
+			return err
+		}
+		if err := network.AcceptForward(f, BridgeName); err != nil {
+			return err
+		}
+		d.Log.Info("the host's firewall drops forwarded packets; those of the mesh are let through", "family", f)
+	}
+	return nil
+}
+
+func (d *Daemon) masquerade() error {
+	for _, c := range d.journal.Changes() { // of an earlier daemon with other flags
+		if c.Kind == journal.Masquerade && (!d.Masquerade || c.Name != d.backend) {
+			if err := network.Undo(c); err != nil {
+				return err
+			}
+		}
+	}
+	if !d.Masquerade {
+		return nil
+	}
+	changes, err := network.ForwardingChanges(d.Network6.IsValid())
+	if err != nil {
+		return err
+	}
+	changes = append(changes, journal.Change{Kind: journal.Masquerade, Name: d.backend})
+	if err := d.journal.Record(changes...); err != nil {
+		return err
+	}
+	if err := network.Apply(changes); err != nil {
+		return err
+	}
+	return network.Masquerade{Backend: d.backend, Bridge: BridgeName, Networks: d.networks()}.Add()
+}
+
+// listen opens what is on the bridge.
+func (d *Daemon) listen() error {
+	var err error
+	if d.proxiesAt, err = net.Listen("tcp", d.controlAddress().String()); err != nil {
+		return taken("control port", err, fmt.Sprintf("find out who has it with: ss -ltnp 'sport = :%d'", mesh.ControlPort))
+	}
+	config := dns.Config{Domain: Domain, Names: names{state: d.state, networks: d.networks()}, Upstreams: upstreams}
+	for _, n := range d.networks() {
+		config.Listen = append(config.Listen, netip.AddrPortFrom(gateway(n).Addr(), dnsPort))
+	}
+	if d.dns, err = dns.Listen(config); err != nil {
+		return taken("name server", err, "a resolver of this host listens on every address; keep it off "+BridgeName+", or find it with: ss -lnp 'sport = :53'")
+	}
+	return nil
+}
+
+// serve runs everything until ctx ends, and then ends everything.
+func (d *Daemon) serve(ctx context.Context) error {
+	d.leases.adopt(d.leftovers)
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var wg sync.WaitGroup
+	failed := make(chan error, 8)
+	run := func(what string, f func() error) {
+		wg.Go(func() {
+			if err := f(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+				failed <- fmt.Errorf("%s: %w", what, err)
+			}
+		})
+	}
+	run("proxies", func() error { return d.proxies.Serve(d.proxiesAt) })
+	run("host socket", func() error { return d.local.Serve(d.localAt) })
+	run("dashboard", func() error { return d.dashboard.Serve(d.pageAt) })
+	run("API socket", func() error { return d.dashboard.Serve(d.apiAt) })
+	run("name server", func() error { return d.dns.Run(background) })
+	run("state", func() error { return d.state.Run(background) })
+	run("lost replicas", func() error { d.leases.watchLost(background); return nil })
+	if d.catalog != nil {
+		run("catalog", func() error { return d.catalog.Run(background) })
+	}
+	d.tellReady()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	err = errors.Join(err, d.end())
+	cancel()
+	wg.Wait()
+	return errors.Join(err, restore(d.RunDir))
+}
+
+func (d *Daemon) tellReady() {
+	networks := make([]string, 0, 2)
+	for _, n := range d.networks() {
+		networks = append(networks, n.String())
+	}
+	say(d.Out, "up; network %s, redirect by %s, dashboard http://%s/", strings.Join(networks, " and "), d.backend, d.Dashboard)
+	if d.Ready != nil {
+		d.Ready()
+	}
+}
+
+// end stops the workloads first, while everything they need still serves.
+func (d *Daemon) end() error {
+	if n := d.leases.running(); n > 0 {
+		say(d.Out, "stopping %d workloads", n)
+	}
+	err := d.leases.close(workloadTimeout)
+	d.local.Stop()
+	d.proxies.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if shutErr := d.dashboard.Shutdown(ctx); shutErr != nil {
+		_ = d.dashboard.Close() // a reader that does not let go
+	}
+	return err
+}
+
+// abandon undoes a start that failed. If workloads of an earlier daemon run on, their
+// network, and the records needed to restore the host, have to stay.
+func (d *Daemon) abandon() error {
+	for _, l := range []net.Listener{d.proxiesAt, d.localAt, d.pageAt, d.apiAt} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	for _, r := range d.leftovers {
+		if r.alive() {
+			return nil
+		}
+	}
+	err := restore(d.RunDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,490 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/cmd/tulle/workload"
+	"github.com/tulle-mesh/tulle/discovery"
+	"github.com/tulle-mesh/tulle/identity"
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+// leases implements tullev1.HostServer: it keeps a replica in the mesh for as
+// long as the stream of its `tulle run` lasts.
+//
+//	Join -> held --goodbye--> exited --run again, down--> forgotten
+//	          |                 ^
+//	          '-stream broke-> lost --its process is gone--'
+//	          ^-- Join again --'
+type leases struct {
+	tullev1.UnimplementedHostServer
+
+	run    string // directory
+	state  *discovery.State
+	tokens *identity.Tokens
+	grant  func(*discovery.Lease) *tullev1.Lease // what a replica has to know
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	closing  bool
+	replicas map[string]*held
+}
+
+// held is one replica that is known.
+type held struct {
+	record record
+	lease  *discovery.Lease // nil: exited
+	status *tullev1.Status
+	lost   bool
+	stop   chan struct{} // closed: it was asked to end
+	asked  bool
+	gone   chan struct{} // closed: it has ended
+}
+
+// Join implements tullev1.HostServer.
+func (l *leases) Join(stream grpc.BidiStreamingServer[tullev1.JoinRequest, tullev1.JoinResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	h, err := l.enter(first.GetRegister())
+	if err != nil {
+		return err
+	}
+	lease := h.lease
+	defer l.leave(h, lease)
+	err = stream.Send(&tullev1.JoinResponse{Message: &tullev1.JoinResponse_Lease{Lease: l.grant(lease)}})
+	if err != nil {
+		return err
+	}
+	return l.converse(stream, h)
+}
+
+// converse answers a replica until it hangs up.
+func (l *leases) converse(stream grpc.BidiStreamingServer[tullev1.JoinRequest, tullev1.JoinResponse], h *held) error {
+	ctx := stream.Context()
+	messages := make(chan *tullev1.JoinRequest)
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case messages <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	stop := h.stop
+	for {
+		var err error
+		select {
+		case m := <-messages:
+			err = l.handle(stream, h, m)
+		case <-stop:
+			stop = nil
+			err = stream.Send(&tullev1.JoinResponse{Message: &tullev1.JoinResponse_Stop{Stop: true}})
+		case err = <-ended:
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (l *leases) handle(stream grpc.BidiStreamingServer[tullev1.JoinRequest, tullev1.JoinResponse], h *held, m *tullev1.JoinRequest) error {
+	switch {
+	case m.GetStatus() != nil:
+		l.mu.Lock()
+		h.status = m.GetStatus()
+		lease := h.lease
+		l.mu.Unlock()
+		if lease != nil {
+			lease.SetReady(m.GetStatus().GetReady())
+		}
+		return nil
+	case m.GetToken() != nil:
+		token, err := l.tokens.Issue(identityOf(h.record.Service))
+		if err != nil {
+			return status.Error(codes.ResourceExhausted, err.Error())
+		}
+		return stream.Send(&tullev1.JoinResponse{Message: &tullev1.JoinResponse_Token{Token: token}})
+	}
+	return status.Error(codes.InvalidArgument, "unknown message; is this tulle of another version than the daemon?")
+}
+
+// enter gives a replica its place.
+func (l *leases) enter(reg *tullev1.Register) (*held, error) {
+	if reg == nil {
+		return nil, status.Error(codes.InvalidArgument, "the first message must be a Register")
+	}
+	start, ok := workload.StartTime(int(reg.GetPid()))
+	if !ok {
+		return nil, status.Errorf(codes.InvalidArgument, "no process %d here; tulle run has to share the daemon's process namespace", reg.GetPid())
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing {
+		return nil, status.Error(codes.FailedPrecondition, "the mesh is going down; bring it back with: tulle up")
+	}
+	h := &held{status: &tullev1.Status{}, stop: make(chan struct{}), gone: make(chan struct{})}
+	h.record = record{
+		Service: reg.GetService(), Strict: reg.GetStrict(), Remove: reg.GetRemove(), Command: reg.GetCommand(),
+		Pid: int(reg.GetPid()), PidStart: start, Started: time.Now().Unix(),
+	}
+	for _, p := range reg.GetPorts() {
+		if p == 0 || p > 65535 {
+			return nil, status.Errorf(codes.InvalidArgument, "port %d: must be 1 to 65535", p)
+		}
+		h.record.Ports = append(h.record.Ports, uint16(p))
+	}
+	before := l.replicas[reg.GetReplica()]
+	if before != nil && !before.record.Exited {
+		if before.record.Pid != h.record.Pid || before.record.PidStart != start {
+			return nil, status.Errorf(codes.AlreadyExists, "replica %q belongs to process %d", reg.GetReplica(), before.record.Pid)
+		}
+		h.record.Started, h.record.VIP4, h.record.VIP6 = before.record.Started, before.record.VIP4, before.record.VIP6
+		h.asked, h.stop, h.gone = before.asked, before.stop, before.gone
+	}
+	if err := l.joinLocked(h, reg.GetAdd(), reg.GetReplica(), reg.GetAddress4(), reg.GetAddress6()); err != nil {
+		return nil, joinStatus(err)
+	}
+	if !reg.GetAdd() && reg.GetReplica() == "" {
+		l.forgetLocked(func(o *held) bool { return o.record.Service == h.record.Service })
+	}
+	if err := h.record.save(l.run); err != nil {
+		h.lease.Leave()
+		return nil, status.Errorf(codes.Internal, "write the replica's state: %v", err)
+	}
+	l.replicas[h.record.Replica] = h
+	return h, nil
+}
+
+func joinStatus(err error) error {
+	if errors.Is(err, discovery.ErrNameTaken) {
+		return status.Error(codes.AlreadyExists, err.Error())
+	}
+	return status.Error(codes.InvalidArgument, err.Error())
+}
+
+// joinLocked takes name and addresses from discovery.
+func (l *leases) joinLocked(h *held, add bool, replica, address4, address6 string) error {
+	req := discovery.JoinRequest{
+		Service: h.record.Service, Ports: h.record.Ports, Strict: h.record.Strict, Add: add, Replica: replica,
+		VIP4: h.record.VIP4, VIP6: h.record.VIP6,
+	}
+	for _, a := range []struct {
+		text string
+		into *netip.Addr
+	}{{address4, &req.Addr4}, {address6, &req.Addr6}} {
+		if a.text == "" {
+			continue
+		}
+		p, err := netip.ParsePrefix(a.text)
+		if err != nil {
+			return err
+		}
+		*a.into = p.Addr()
+	}
+	lease, err := l.state.Join(req)
+	if err != nil {
+		return err
+	}
+	h.lease = lease
+	h.record.Replica = lease.Replica.Name
+	h.record.Addr4, h.record.Addr6 = lease.Replica.Addr4, lease.Replica.Addr6
+	h.record.VIP4, h.record.VIP6 = lease.Service.VIP4, lease.Service.VIP6
+	return nil
+}
+
+// leave handles the end of a replica's stream.
+func (l *leases) leave(h *held, lease *discovery.Lease) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.replicas[h.record.Replica] != h {
+		return // it has joined again by now
+	}
+	switch {
+	case h.status.GetExited():
+		l.endLocked(h, int(h.status.GetExitCode()))
+	case h.record.alive():
+		l.log.Warn("lost sight of a replica; it keeps its place until its process ends", "replica", h.record.Replica)
+		h.lost = true
+		lease.Lose()
+	default:
+		l.buryLocked(h)
+	}
+}
+
+// codeKilled is the exit code of a replica whose `tulle run` was killed.
+const codeKilled = 128 + int(unix.SIGKILL)
+
+// buryLocked ends a replica whose `tulle run` is gone without a goodbye.
+func (l *leases) buryLocked(h *held) {
+	l.log.Warn("a tulle run was killed; removing what is left of its replica", "replica", h.record.Replica)
+	if err := h.record.sweep(); err != nil {
+		l.log.Error("cannot remove all that is left of a replica", "replica", h.record.Replica, "reason", err)
+	}
+	l.endLocked(h, codeKilled)
+}
+
+// endLocked gives the replica's place up, and keeps the record for ps unless
+// nobody wants it: --rm, or it never got as far as running.
+func (l *leases) endLocked(h *held, code int) {
+	if h.lease != nil {
+		h.lease.Leave()
+		h.lease = nil
+	}
+	h.lost = false
+	h.record.Exited, h.record.ExitCode = true, code
+	var err error
+	if neverRan := h.status.GetCommandPid() == 0 && code == workload.CodeOwn; h.record.Remove || neverRan {
+		delete(l.replicas, h.record.Replica)
+		err = h.record.erase(l.run)
+	} else {
+		err = h.record.save(l.run)
+	}
+	if err != nil {
+		l.log.Error("cannot write a replica's end down", "replica", h.record.Replica, "reason", err)
+	}
+	close(h.gone)
+}
+
+// forgetLocked erases replicas that have exited.
+func (l *leases) forgetLocked(which func(*held) bool) {
+	for name, h := range l.replicas {
+		if h.record.Exited && which(h) {
+			delete(l.replicas, name)
+			_ = h.record.erase(l.run)
+		}
+	}
+}
+
+// adopt takes over the replicas that an earlier daemon left.
+func (l *leases) adopt(records []*record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range records {
+		h := &held{record: *r, status: &tullev1.Status{}, stop: make(chan struct{}), gone: make(chan struct{})}
+		l.replicas[r.Replica] = h
+		switch {
+		case r.Exited:
+			close(h.gone)
+		case !r.alive():
+			l.buryLocked(h)
+		default:
+			h.lost = true
+			p4, p6 := addressText(r.Addr4), addressText(r.Addr6)
+			if err := l.joinLocked(h, true, r.Replica, p4, p6); err != nil {
+				l.log.Error("cannot keep a replica's place", "replica", r.Replica, "reason", err)
+				continue
+			}
+			h.lease.Lose()
+		}
+	}
+}
+
+// addressText spells an address as joinLocked reads it.
+func addressText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return netip.PrefixFrom(a, a.BitLen()).String()
+}
+
+// watchLost ends lost replicas whose process is gone, until ctx ends.
+func (l *leases) watchLost(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		l.mu.Lock()
+		for _, h := range l.replicas {
+			if h.lost && !h.record.alive() {
+				l.buryLocked(h)
+			}
+		}
+		l.mu.Unlock()
+	}
+}
+
+// List implements tullev1.HostServer.
+func (l *leases) List(context.Context, *tullev1.ListRequest) (*tullev1.ListResponse, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list tullev1.ListResponse
+	for _, h := range l.replicas {
+		list.Workloads = append(list.Workloads, l.describe(h))
+	}
+	slices.SortFunc(list.Workloads, func(a, b *tullev1.Workload) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(len(a.Replica), len(b.Replica)), cmp.Compare(a.Replica, b.Replica))
+	})
+	for _, s := range l.state.Load().Services() {
+		list.Services = append(list.Services, describeService(s))
+	}
+	return &list, nil
+}
+
+func (l *leases) describe(h *held) *tullev1.Workload {
+	w := &tullev1.Workload{
+		Replica: h.record.Replica, Service: h.record.Service, Ports: widen(h.record.Ports),
+		Address4: text(h.record.Addr4), Address6: text(h.record.Addr6),
+		State: h.record.state(h.status, h.lost), StartedUnix: h.record.Started,
+		Pid: h.status.GetCommandPid(), Command: h.record.Command,
+		Identity: identityOf(h.record.Service).String(),
+	}
+	if log := filepath.Join(WorkloadDir(l.run, h.record.Replica), "log"); exists(log) {
+		w.Log = log
+	}
+	return w
+}
+
+// identityOf names who the replicas of a service are.
+func identityOf(service string) mesh.ID {
+	return mesh.ID{TrustDomain: TrustDomain, Namespace: "default", Account: service}
+}
+
+func describeService(s *discovery.Service) *tullev1.Service {
+	d := &tullev1.Service{
+		Name: s.Name, Address4: text(s.VIP4), Address6: text(s.VIP6), Ports: widen(s.Ports), Source: s.Source.String(),
+	}
+	if s.Protocol != mesh.Unknown {
+		d.Protocol = s.Protocol.String()
+	}
+	for _, r := range s.Replicas {
+		d.Endpoints = append(d.Endpoints, text(r.Addr4))
+	}
+	for _, e := range s.Endpoints {
+		if e.Port == 0 {
+			d.Endpoints = append(d.Endpoints, text(e.Addr))
+		} else {
+			d.Endpoints = append(d.Endpoints, netip.AddrPortFrom(e.Addr, e.Port).String())
+		}
+	}
+	return d
+}
+
+func widen(ports []uint16) []uint32 {
+	var wide []uint32
+	for _, p := range ports {
+		wide = append(wide, uint32(p))
+	}
+	return wide
+}
+
+func text(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// Stop implements tullev1.HostServer; it returns once all have ended.
+func (l *leases) Stop(ctx context.Context, req *tullev1.StopRequest) (*tullev1.StopResponse, error) {
+	asked := l.ask(func(h *held) bool { return h.record.Service == req.GetName() || h.record.Replica == req.GetName() })
+	if len(asked) == 0 {
+		return nil, status.Errorf(codes.NotFound, "no workload %q is running; see: tulle ps", req.GetName())
+	}
+	var response tullev1.StopResponse
+	for _, h := range asked {
+		select {
+		case <-h.gone:
+			response.Stopped = append(response.Stopped, h.record.Replica)
+		case <-ctx.Done():
+			return nil, status.FromContextError(ctx.Err()).Err()
+		}
+	}
+	slices.Sort(response.Stopped)
+	return &response, nil
+}
+
+// ask asks replicas to end. Those that are lost are asked by a signal, which
+// their `tulle run` hands on.
+func (l *leases) ask(which func(*held) bool) []*held {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var asked []*held
+	for _, h := range l.replicas {
+		if h.record.Exited || !which(h) {
+			continue
+		}
+		asked = append(asked, h)
+		if h.asked {
+			continue
+		}
+		h.asked = true
+		close(h.stop)
+		if h.lost && h.record.alive() {
+			_ = unix.Kill(h.record.Pid, unix.SIGTERM)
+		}
+	}
+	return asked
+}
+
+// running counts the replicas that have not ended.
+func (l *leases) running() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, h := range l.replicas {
+		if !h.record.Exited {
+			n++
+		}
+	}
+	return n
+}
+
+// close lets no more replicas in, and ends those that are there; after the
+// timeout by force.
+func (l *leases) close(timeout time.Duration) error {
+	l.mu.Lock()
+	l.closing = true
+	l.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	var errs []error
+	for _, h := range l.ask(func(*held) bool { return true }) {
+		select {
+		case <-h.gone:
+			continue
+		case <-ctx.Done():
+		}
+		if err := h.record.kill(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", h.record.Replica, err))
+		}
+	}
+	return errors.Join(errs...)
+}
