@@ -119,6 +119,8 @@ func (c *httpConn) readHead() (int, error) {
 // readFirst waits for the next request without holding a buffer.
 func (c *httpConn) readFirst() error {
 	c.in.release()
+	c.req.Reset() // it still points into the buffer
+	c.resp.Reset()
 	if c.conn == net.Conn(c.tcp) {
 		buf, n, err := c.tcp.next(headroom, smallBuffer)
 		if err != nil {

@@ -34,19 +34,24 @@ func (p *Proxy) serveInbound(ctx context.Context, conn *tcpConn, track *tracked)
 	}
 	in := &inbound{proxy: p, conn: conn, track: track, app: app}
 	in.client.Addr, _ = addrPort(conn.RemoteAddr())
+	in.serve(ctx)
+}
+
+// serve goes on where it is clear which application is meant.
+func (in *inbound) serve(ctx context.Context) {
 	verdict, err := in.sniff(ctx)
 	if err != nil {
-		conn.reset()
+		in.conn.reset()
 		return
 	}
 	switch {
 	case verdict == sniff.More: // done by sniff
 	case verdict == sniff.MeshTLS:
 		in.meshed(ctx)
-	case p.config.Strict:
-		p.refuseConn(conn, mesh.Inbound, app, errDenied)
+	case in.proxy.config.Strict:
+		in.proxy.refuseConn(in.conn, mesh.Inbound, in.app, errDenied)
 	case verdict == sniff.HTTP1:
-		in.http(ctx, conn, nil)
+		in.http(ctx, nil)
 	default:
 		in.opaque(ctx, verdict.Protocol())
 	}
@@ -86,19 +91,19 @@ func (in *inbound) meshed(ctx context.Context) {
 		in.streams(ctx, conn)
 		return
 	}
-	in.http(ctx, in.conn, conn)
+	in.http(ctx, conn)
 }
 
 // http forwards requests to the application; over is the client's TLS, or nil.
-func (in *inbound) http(ctx context.Context, conn *tcpConn, over *tls.Conn) {
+func (in *inbound) http(ctx context.Context, over *tls.Conn) {
 	c := &httpConn{
-		proxy: in.proxy, direction: mesh.Inbound, conn: conn, tcp: conn, track: in.track,
+		proxy: in.proxy, direction: mesh.Inbound, conn: in.conn, tcp: in.conn, track: in.track,
 		client: in.client, security: in.security,
 	}
 	if over != nil {
 		c.conn, c.hop = over, true
 	} else {
-		c.in, conn.pending = conn.pending, inbox{}
+		c.in, in.conn.pending = in.conn.pending, inbox{}
 	}
 	route := &toApp{inbound: in, counters: in.edge(mesh.HTTP1)}
 	c.route = route

@@ -41,10 +41,16 @@ func (p *Proxy) serveOutbound(ctx context.Context, conn *tcpConn, track *tracked
 	defer func() { dest.done(p.now()) }()
 	o := &outbound{proxy: p, conn: conn, track: track, dest: dest}
 	o.client, _ = addrPort(conn.RemoteAddr())
-	verdict := dest.hint()
+	o.serve(ctx)
+}
+
+// serve goes on where it is clear what the destination is.
+func (o *outbound) serve(ctx context.Context) {
+	verdict := o.dest.hint()
 	if verdict == sniff.More {
+		var err error
 		if verdict, err = o.sniff(ctx); err != nil {
-			conn.reset()
+			o.conn.reset()
 			return
 		}
 	}

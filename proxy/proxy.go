@@ -69,7 +69,7 @@ type Proxy struct {
 	recorder  recorder
 	hangups   *hangups
 	conns     tracker
-	own       map[netip.Addr]bool // addresses of the workload; constant once running
+	isOwn     func(netip.Addr) bool // is it an address of the workload? constant once running
 }
 
 // New returns a proxy that is ready to Run.
@@ -97,13 +97,11 @@ func (p *Proxy) self(addr netip.AddrPort) mesh.Peer {
 	return mesh.Peer{ID: p.config.ID, Addr: addr, Workload: p.config.Workload}
 }
 
-func (p *Proxy) isOwn(a netip.Addr) bool { return a.IsLoopback() || p.own[a] }
-
 // Run serves until ctx ends, then drains. Its sockets are there at once, but it
 // takes connections only once it can prove itself: until then they wait.
 func (p *Proxy) Run(ctx context.Context) error {
 	var err error
-	if p.own, err = ownAddresses(); err != nil {
+	if p.isOwn, err = ownAddresses(); err != nil {
 		return err
 	}
 	if p.hangups, err = newHangups(); err != nil {
@@ -150,7 +148,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return nil
 }
 
-func ownAddresses() (map[netip.Addr]bool, error) {
+func ownAddresses() (func(netip.Addr) bool, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("list own addresses: %w", err)
@@ -163,7 +161,7 @@ func ownAddresses() (map[netip.Addr]bool, error) {
 			}
 		}
 	}
-	return own, nil
+	return func(a netip.Addr) bool { return a.IsLoopback() || own[a] }, nil
 }
 
 // peer describes the endpoint in an exchange.

@@ -239,9 +239,10 @@ func (s *session) halfClose() {
 	if s.halfClosed.Swap(true) {
 		return
 	}
-	if c, ok := s.conn.(interface{ CloseWrite() error }); ok {
-		_ = c.CloseWrite()
+	if c, ok := s.conn.(*tls.Conn); ok {
+		_ = c.CloseWrite() // close_notify; the FIN behind it is what the peer's poller sees
 	}
+	_ = s.tcp.CloseWrite()
 }
 
 // close ends the session in peace.
