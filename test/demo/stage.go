@@ -74,7 +74,8 @@ func newStage(tulle string) (*stage, error) {
 
 // startMesh returns once the mesh answers.
 func (s *stage) startMesh(ctx context.Context) error {
-	if _, err := s.start("up", nil, nil, "up"); err != nil {
+	// An authority of its own, gone with the demo.
+	if _, err := s.start("up", nil, nil, "up", "--state", filepath.Join(s.logs, "authority")); err != nil {
 		return err
 	}
 	return s.await(ctx, "the mesh to answer", func() (bool, error) { return s.api.answers(), nil })

@@ -84,11 +84,18 @@ func edgeTable(edges []dashboard.Edge) string {
 	})
 }
 
-// replicaTable shows how the balancers share requests out.
+// replicaTable shows how the balancers share requests out, where there is a choice.
 func replicaTable(replicas []dashboard.Replica) string {
 	return table(func(w *tabwriter.Writer) {
 		fmt.Fprintln(w, "REPLICA\tREQUESTS\tSHARE\tFAIR\tP50\t")
+		count := map[string]int{}
 		for _, r := range replicas {
+			count[r.Service]++
+		}
+		for _, r := range replicas {
+			if count[r.Service] < 2 {
+				continue
+			}
 			share := 0.0
 			if r.Share != nil {
 				share = *r.Share
