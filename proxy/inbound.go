@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh"
@@ -126,7 +127,7 @@ func (in *inbound) streams(ctx context.Context, conn *tls.Conn) {
 		in.track.expect(0, false)
 		x := in.begin(mesh.TCP)
 		x.Client.Addr = from
-		app, err := dialTCP(ctx, in.app)
+		app, err := in.dialApp(ctx)
 		if err != nil {
 			_ = s.Refuse()
 			x.Outcome = outcomeOf(err)
@@ -154,7 +155,7 @@ func (in *inbound) streams(ctx context.Context, conn *tls.Conn) {
 // opaque forwards the bytes of a client without identity.
 func (in *inbound) opaque(ctx context.Context, proto mesh.Protocol) {
 	x, e := in.begin(proto), in.edge(proto)
-	app, err := dialTCP(ctx, in.app)
+	app, err := in.dialApp(ctx)
 	if err != nil {
 		in.conn.reset()
 		x.Outcome = outcomeOf(err)
@@ -170,7 +171,7 @@ func (in *inbound) opaque(ctx context.Context, proto mesh.Protocol) {
 // race opens the application for a silent client and lets whoever speaks first decide.
 func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 	x := in.begin(mesh.TCP)
-	app, err := dialTCP(ctx, in.app)
+	app, err := in.dialApp(ctx)
 	if err != nil {
 		in.conn.reset()
 		x.Outcome = outcomeOf(err)
@@ -192,6 +193,25 @@ func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 	x.BytesSent, x.BytesReceived, err = in.proxy.join(r.out, r.back, r.ended)
 	in.close(e, &x, app, err)
 	return sniff.More, nil
+}
+
+// dialApp connects to the application. One that listens in the other family
+// only is reached, too: clients turn to another address when they are refused,
+// but the proxy has accepted them before it can know.
+func (in *inbound) dialApp(ctx context.Context) (*tcpConn, error) {
+	app, err := dialTCP(ctx, in.app)
+	if err == nil || !errors.Is(err, syscall.ECONNREFUSED) {
+		return app, err
+	}
+	for _, a := range in.proxy.own {
+		if a.Is4() != in.app.Addr().Is4() && a.IsGlobalUnicast() {
+			if app, again := dialTCP(ctx, netip.AddrPortFrom(a, in.app.Port())); again == nil {
+				return app, nil
+			}
+			break
+		}
+	}
+	return nil, err
 }
 
 func (in *inbound) close(e *edge, x *mesh.Exchange, app *tcpConn, err error) {
@@ -247,7 +267,7 @@ func (t *toApp) session(ctx context.Context, _ int, fresh bool) (*session, error
 		}
 		s.close()
 	}
-	app, err := dialTCP(ctx, t.app)
+	app, err := t.dialApp(ctx)
 	if err != nil {
 		return nil, err
 	}

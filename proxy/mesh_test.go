@@ -87,7 +87,7 @@ func newTestProxy(t testing.TB, a *testAuthority, name string, strict bool) *Pro
 	id := mesh.ID{TrustDomain: "test.local", Namespace: "default", Account: name}
 	p := &Proxy{
 		config: Config{Workload: name + "-1", Service: name, ID: id, Strict: strict},
-		log:    slog.New(slog.DiscardHandler), start: time.Now(), isOwn: func(netip.Addr) bool { return false },
+		log:    slog.New(slog.DiscardHandler), start: time.Now(),
 	}
 	p.creds.Store(a.credentials(t, id))
 	var err error

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,7 +70,7 @@ type Proxy struct {
 	recorder  recorder
 	hangups   *hangups
 	conns     tracker
-	isOwn     func(netip.Addr) bool // is it an address of the workload? constant once running
+	own       []netip.Addr // addresses of the workload; constant once running
 }
 
 // New returns a proxy that is ready to Run.
@@ -97,11 +98,14 @@ func (p *Proxy) self(addr netip.AddrPort) mesh.Peer {
 	return mesh.Peer{ID: p.config.ID, Addr: addr, Workload: p.config.Workload}
 }
 
+// isOwn tells whether what is sent to a stays inside the workload.
+func (p *Proxy) isOwn(a netip.Addr) bool { return slices.Contains(p.own, a) }
+
 // Run serves until ctx ends, then drains. Its sockets are there at once, but it
 // takes connections only once it can prove itself: until then they wait.
 func (p *Proxy) Run(ctx context.Context) error {
 	var err error
-	if p.isOwn, err = ownAddresses(); err != nil {
+	if p.own, err = ownAddresses(); err != nil {
 		return err
 	}
 	if p.hangups, err = newHangups(); err != nil {
@@ -148,20 +152,20 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return nil
 }
 
-func ownAddresses() (func(netip.Addr) bool, error) {
+func ownAddresses() ([]netip.Addr, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("list own addresses: %w", err)
 	}
-	own := map[netip.Addr]bool{}
+	var own []netip.Addr
 	for _, a := range addrs {
 		if n, ok := a.(*net.IPNet); ok {
 			if ip, ok := netip.AddrFromSlice(n.IP); ok {
-				own[ip.Unmap()] = true
+				own = append(own, ip.Unmap())
 			}
 		}
 	}
-	return func(a netip.Addr) bool { return a.IsLoopback() || own[a] }, nil
+	return own, nil
 }
 
 // peer describes the endpoint in an exchange.

@@ -17,12 +17,13 @@ import (
 )
 
 const (
-	reportEvery  = time.Second
-	reportAgain  = time.Second // after the stream broke
-	tapQueue     = 256
-	maxTaps      = 16
-	maxTapRate   = 10_000 // events per second
-	maxTapString = 2048   // bytes of a path or host that a tap shows
+	reportEvery   = time.Second
+	reportAgain   = time.Second // after the stream broke
+	goodbyeWithin = 500 * time.Millisecond
+	tapQueue      = 256
+	maxTaps       = 16
+	maxTapRate    = 10_000 // events per second
+	maxTapString  = 2048   // bytes of a path or host that a tap shows
 )
 
 // report streams figures to the control plane until ctx ends. Losing the
@@ -55,15 +56,19 @@ type attachment struct {
 type edgeState struct{ requests, bytes, open uint64 }
 
 func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) error {
-	ctx, cancel := context.WithCancel(ctx)
-	stream, err := client.Attach(ctx, grpc.WaitForReady(true))
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx for the last report
+	defer cancel()
+	unbind := context.AfterFunc(ctx, cancel)
+	stream, err := client.Attach(life, grpc.WaitForReady(true))
 	if err != nil {
-		cancel()
 		return err
+	}
+	if !unbind() {
+		return ctx.Err()
 	}
 	a := &attachment{proxy: p, stream: stream, sent: map[*edge]edgeState{}, taps: map[uint64]*tap{}, events: make(chan *tullev1.ProxyMessage, tapQueue)}
 	var commands sync.WaitGroup
-	commands.Go(func() { a.obey(ctx); cancel() })
+	commands.Go(func() { a.obey(life); cancel() })
 	defer commands.Wait()
 	defer a.endTaps()
 	defer cancel()
@@ -79,18 +84,37 @@ func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) erro
 		if err := stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: a.report()}}); err != nil {
 			return err
 		}
-		if err := a.forwardEvents(ctx, tick.C); err != nil {
+		if ctx.Err() != nil {
+			return a.sayGoodbye(life)
+		}
+		if err := a.forwardEvents(ctx, life, tick.C); err != nil {
 			return err
 		}
 	}
 }
 
-// forwardEvents sends tap events until the next report is due.
-func (a *attachment) forwardEvents(ctx context.Context, due <-chan time.Time) error {
+// sayGoodbye waits until the control plane has taken the last report, so that
+// what a workload did in its last second counts, even if it lived no longer.
+func (a *attachment) sayGoodbye(life context.Context) error {
+	if err := a.stream.CloseSend(); err != nil {
+		return err
+	}
+	select {
+	case <-life.Done(): // the control plane ended the stream in return
+	case <-time.After(goodbyeWithin):
+	}
+	return nil
+}
+
+// forwardEvents sends tap events until the next report is due, or the last one
+// because ctx ends.
+func (a *attachment) forwardEvents(ctx, life context.Context, due <-chan time.Time) error {
 	for {
 		select {
+		case <-life.Done():
+			return life.Err()
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		case m := <-a.events:
 			if err := a.stream.Send(m); err != nil {
 				return err
