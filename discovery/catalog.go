@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -83,14 +84,14 @@ func decodeYAML(file string, content []byte) (*yaml.Node, error) {
 	if errors.Is(err, io.EOF) {
 		return document.Content[0], nil
 	}
-	text := err.Error()
+	// The library names the line where the spoilt block begins, at times the one
+	// above it, and none for the first line.
+	text, line := err.Error(), "1"
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
 		text = strings.TrimPrefix(text, m[0])
-		if m[1] != "" {
-			return nil, fmt.Errorf("%s:%s: not valid YAML: %s", file, m[1], text)
-		}
+		line = cmp.Or(m[1], line)
 	}
-	return nil, fmt.Errorf("%s: not valid YAML: %s", file, text)
+	return nil, fmt.Errorf("%s:%s: not valid YAML, here or below: %s", file, line, text)
 }
 
 // catalogParser reads the nodes itself: yaml's own decoding stops at the first
@@ -224,7 +225,10 @@ func (c *catalogParser) ports(node *yaml.Node) []uint16 {
 		port, err := strconv.ParseUint(text, 10, 16)
 		switch {
 		case err != nil || port == 0:
-			c.fail(item, "port %s: must be 1 to 65535", shorten(text))
+			if _, err := strconv.Atoi(text); err != nil {
+				text = quote(text)
+			}
+			c.fail(item, "port %s: must be 1 to 65535", text)
 		case slices.Contains(ports, uint16(port)):
 			c.fail(item, "port %d appears twice", port)
 		default:

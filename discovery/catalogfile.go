@@ -12,7 +12,6 @@ import (
 	"reflect"
 	"syscall"
 	"time"
-
 )
 
 // SetCatalog replaces all services of the catalog at once. On an error the old
@@ -225,4 +224,3 @@ func (c *CatalogFile) look() {
 		log.Error("the catalog cannot be used; the last good one stays until the file is mended", "file", c.Path, "reason", err)
 	}
 }
-

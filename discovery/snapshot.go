@@ -195,7 +195,8 @@ func (s *Service) endpointsFor(dialled netip.AddrPort) []netip.AddrPort {
 	for _, e := range s.Endpoints {
 		addr := netip.AddrPortFrom(e.Addr, cmp.Or(e.Port, port))
 		switch {
-		case !declared && addr != dialled:
+		case !declared && e.Port != port:
+		case slices.Contains(same, addr) || slices.Contains(other, addr): // "A" and "A:port"
 		case e.Addr.Is4() == dialled.Addr().Is4():
 			same = append(same, addr)
 		default:
@@ -249,14 +250,15 @@ func ParseAddress(s string) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("address %q: must be IP:PORT or [IPv6]:PORT", s)
 	case ap.Addr().Zone() != "":
 		return netip.AddrPort{}, fmt.Errorf("address %q: a zone has no meaning here", s)
-	case ap.Port() == 0 || ap.Addr().IsUnspecified():
+	case ap.Port() == 0 || ap.Addr().Unmap().IsUnspecified():
 		return netip.AddrPort{}, fmt.Errorf("address %q: nobody can be dialled there", s)
 	}
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
 // draft is a Snapshot in the making. The maps are copied for each change, which
-// for 1,000 services costs some 100 us: changes are rare, lookups are not.
+// for 1,000 services of 3 replicas costs below 1 ms: changes are rare, lookups
+// (50 ns) are not.
 type draft struct{ *Snapshot }
 
 func newDraft(old *Snapshot) draft {
