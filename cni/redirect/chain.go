@@ -10,8 +10,14 @@ import "net/netip"
 //	nat          outbound (output hook)             inbound (prerouting hook)
 //	filter       outbound-guard (output hook)       inbound-guard (input hook)
 //
-// The kernel shows a nat chain only the first packet of a connection; a filter
-// chain sees every packet.
+// The kernel shows a nat chain only the first packet that connection tracking
+// sees of a connection; a filter chain sees every packet.
+//
+// That first packet need not be a SYN, and the redirect does not ask for one.
+// Tracking forgets a half-closed connection after a minute; what an application
+// then writes into it, a pooled connection perhaps that its server has closed,
+// must come to the proxy's port and be reset there. Left alone, it would cross
+// the network in plaintext.
 type chain struct {
 	name  string
 	table table
@@ -53,7 +59,6 @@ type match int
 const (
 	anyTCP     match = iota
 	notTCP           // UDP, ICMP, …
-	notOpening       // TCP without SYN, or with ACK, FIN or RST
 	tracked          // connection tracking knows what it belongs to
 	ownedBy          // sent by a socket of this uid; never matches a packet without a socket
 	onLoopback       // does not leave, or did not enter, the namespace
@@ -73,25 +78,16 @@ const (
 // the kernel should have them.
 func (r Rules) chains() []chain {
 	inbound, outbound := r.exemptInbound(), r.exemptOutbound()
-	// Where connection tracking starts with these very rules, it sees open
-	// connections for the first time in their midst. They must not be
-	// redirected, or they break.
-	opening := []rule{
-		{match: notTCP, why: "only TCP is meshed"},
-		{match: notOpening, why: "connections that were open before stay as they were"},
-	}
-	guarded := []rule{
-		{match: tracked, why: "translated as its connection is"},
-		{match: notTCP, why: "only TCP is meshed"},
-	}
+	tcpOnly := []rule{{match: notTCP, why: "only TCP is meshed"}}
+	guarded := append([]rule{{match: tracked, why: "translated as its connection is"}}, tcpOnly...)
 	return []chain{
 		{"inbound-guard", filter, input, join(guarded, inbound,
 			rule{verdict: drop, why: "an untranslated packet would make the kernel reset a healthy connection"})},
 		{"outbound-guard", filter, output, join(guarded, outbound,
 			rule{verdict: drop, why: "an untranslated packet would carry plaintext past the proxy"})},
-		{"inbound", nat, prerouting, join(opening, inbound,
+		{"inbound", nat, prerouting, join(tcpOnly, inbound,
 			rule{verdict: redirect, to: uint16(r.InboundPort), why: "to the proxy"})},
-		{"outbound", nat, output, join(opening, outbound,
+		{"outbound", nat, output, join(tcpOnly, outbound,
 			rule{verdict: redirect, to: uint16(r.OutboundPort), why: "to the proxy"})},
 	}
 }

@@ -16,13 +16,13 @@
 //     proxy's own (by uid) and those that stay inside (loopback: also calls to
 //     the workload's own address);
 //   - connections others open to the workload go to its inbound port;
-//   - everything that Rules skips, UDP, ICMP and connections that were open
-//     before Apply are left alone.
+//   - everything that Rules skips, UDP and ICMP are left alone.
 //
 // It fails closed. Nobody listening on the proxy's ports means "connection
-// refused", and a packet that connection tracking has lost, which the kernel
-// would send on without translating it, is dropped: it would carry plaintext
-// past the proxy.
+// refused". A packet that connection tracking can make nothing of, which the
+// kernel would send on untranslated, is dropped: it would carry plaintext past
+// the proxy. Connections that were open before the first Apply stay if
+// tracking knew them, and are reset otherwise.
 //
 // Non-goals: UDP; stopping a workload that has CAP_NET_ADMIN, CAP_NET_RAW or
 // the proxy's uid.

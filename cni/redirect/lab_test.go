@@ -249,13 +249,16 @@ func serve(t *testing.T, netns *os.File, addr, name string, address func(net.Con
 		return err
 	})
 	var wg sync.WaitGroup
+	var open sync.Map // of net.Conn, to end those whose other side is lost
 	wg.Go(func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
+			open.Store(conn, nil)
 			wg.Go(func() {
+				defer open.Delete(conn)
 				defer conn.Close()
 				if _, err := fmt.Fprintf(conn, "%s %s\n", name, address(conn)); err == nil {
 					_, _ = io.Copy(conn, conn)
@@ -266,7 +269,11 @@ func serve(t *testing.T, netns *os.File, addr, name string, address func(net.Con
 	stop = sync.OnceFunc(func() { listener.Close() })
 	t.Cleanup(func() {
 		stop()
-		wg.Wait() // a connection that a test forgot to close hangs here
+		open.Range(func(conn, _ any) bool {
+			conn.(net.Conn).Close()
+			return true
+		})
+		wg.Wait()
 	})
 	return stop
 }

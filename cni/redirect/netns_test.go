@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -86,32 +87,52 @@ func TestDeadProxyMeansRefused(t *testing.T) {
 	})
 }
 
-func TestOpenConnectionsStayAsTheyWere(t *testing.T) {
-	eachBackend(t, func(t *testing.T, l *lab) {
-		var direct, redirected []net.Conn
-		open := func(conns []net.Conn, want string) []net.Conn {
-			for _, n := range ipNets {
-				for _, w := range l.bothWays(n) {
-					conn, greeting, err := dial(appUID, w.netns, w.from, w.to)
-					if err != nil {
-						t.Fatal(err)
-					}
-					t.Cleanup(func() { conn.Close() })
-					if name, _, _ := strings.Cut(greeting, " "); !strings.Contains(want, name) {
-						t.Fatalf("got %q, want one of %q", greeting, want)
-					}
-					conns = append(conns, conn)
-				}
+// openBothWays opens a connection each way, which must get to one of want.
+func (l *lab) openBothWays(t *testing.T, want string) []net.Conn {
+	t.Helper()
+	var conns []net.Conn
+	for _, n := range ipNets {
+		for _, w := range l.bothWays(n) {
+			conn, greeting, err := dial(appUID, w.netns, w.from, w.to)
+			if err != nil {
+				t.Fatal(err)
 			}
-			return conns
+			t.Cleanup(func() { conn.Close() })
+			if name, _, _ := strings.Cut(greeting, " "); !strings.Contains(want, name) {
+				t.Fatalf("got %q, want one of %q", greeting, want)
+			}
+			conns = append(conns, conn)
 		}
-		direct = open(direct, "world app")
+	}
+	return conns
+}
+
+func TestTrackedConnectionsStay(t *testing.T) {
+	eachBackend(t, func(t *testing.T, l *lab) {
+		l.apply(t, Rules{SkipSubnets: prefixes("192.0.2.0/24", "2001:db8::/64")}) // for the tracking
+		conns := l.openBothWays(t, "world app")
 		l.apply(t, labRules)
-		redirected = open(redirected, "outbound inbound")
+		conns = append(conns, l.openBothWays(t, "outbound inbound")...)
 		for _, r := range []Rules{{}, everything, labRules} {
 			l.apply(t, r)
-			for _, conn := range append(direct, redirected...) {
+			for _, conn := range conns {
 				echo(t, conn)
+			}
+		}
+	})
+}
+
+// What tracking does not know might be a connection that it knew, and that was
+// redirected.
+func TestUntrackedConnectionsAreReset(t *testing.T) {
+	eachBackend(t, func(t *testing.T, l *lab) {
+		conns := l.openBothWays(t, "world app")
+		l.apply(t, labRules)
+		for _, conn := range conns {
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			_, _ = conn.Write([]byte("still there?\n"))
+			if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+				t.Errorf("%v to %v: got %d bytes, %v, want a reset", conn.LocalAddr(), conn.RemoteAddr(), n, err)
 			}
 		}
 	})

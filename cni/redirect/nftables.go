@@ -199,11 +199,6 @@ func addChains(conn *nftables.Conn, table *nftables.Table, chains []chain) {
 // (LOOPBACK_IFINDEX in the kernel); its name can be changed.
 const loopbackIndex = 1
 
-// Bits of the TCP flags byte, RFC 9293 section 3.1.
-const (
-	tcpFIN, tcpSYN, tcpRST, tcpACK = 0x01, 0x02, 0x04, 0x10
-)
-
 // nftMatch renders the condition of a rule. Every comparison loads into
 // register 1 what it compares.
 func nftMatch(r rule, at hook) []expr.Any {
@@ -211,9 +206,6 @@ func nftMatch(r rule, at hook) []expr.Any {
 	switch r.match {
 	case notTCP:
 		return []expr.Any{load(expr.MetaKeyL4PROTO), compare(expr.CmpOpNeq, unix.IPPROTO_TCP)}
-	case notOpening:
-		return append(tcp(), field(expr.PayloadBaseTransportHeader, 13, 1),
-			mask(tcpFIN|tcpSYN|tcpRST|tcpACK), compare(expr.CmpOpNeq, tcpSYN))
 	case tracked:
 		lost := native(nil, expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED)
 		return []expr.Any{&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, mask(lost...), compare(expr.CmpOpEq, 0, 0, 0, 0)}

@@ -48,8 +48,6 @@ func iptMatch(r rule, at hook) string {
 	switch r.match {
 	case notTCP:
 		return "! -p tcp"
-	case notOpening:
-		return "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN"
 	case tracked:
 		return "-m conntrack ! --ctstate INVALID,UNTRACKED"
 	case ownedBy:

@@ -79,7 +79,7 @@ COMMIT
 // restoreLine is every line that may ever be handed to iptables-restore.
 var restoreLine = regexp.MustCompile(`^(\*(nat|filter)|COMMIT|:TULLE_[A-Z_]+ - \[0:0\]|` +
 	`-I (PREROUTING|OUTPUT|INPUT) 1 -j TULLE_[A-Z_]+|` +
-	`-A TULLE_[A-Z_]+ (! -p tcp|-p tcp|-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN|-p tcp -m tcp --dport [1-9][0-9]{0,4}|` +
+	`-A TULLE_[A-Z_]+ (! -p tcp|-p tcp|-p tcp -m tcp --dport [1-9][0-9]{0,4}|` +
 	`-m conntrack ! --ctstate INVALID,UNTRACKED|-m owner --uid-owner [1-9][0-9]{0,9}|-[io] lo|-[sd] [0-9a-f.:]+/[1-9][0-9]{0,2}) ` +
 	`-j (RETURN|DROP|REDIRECT --to-ports [1-9][0-9]{0,4}))$`)
 

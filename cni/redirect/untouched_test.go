@@ -84,73 +84,85 @@ func ping(t *testing.T, netns *os.File, n ipNet, to string) error {
 	}
 }
 
-// lost is a TCP segment that connection tracking makes nothing of: it has no
-// flag at all.
-func lost(port uint16, payload string) []byte {
-	segment := binary.BigEndian.AppendUint16(nil, 40000)
-	segment = binary.BigEndian.AppendUint16(segment, port)
-	segment = append(segment, make([]byte, 8)...) // sequence and acknowledgement
-	segment = append(segment, 5<<4, 0, 16, 0, 0, 0, 0, 0)
-	return append(segment, payload...)
+// Segments of a connection that nobody has opened.
+const (
+	invalid   = 0x00 // no flag at all: connection tracking makes nothing of it
+	midstream = 0x18 // PSH and ACK: tracking takes it for a connection it had forgotten
+)
+
+// segment is TCP as RFC 9293 section 3.1 has it, without a checksum.
+func segment(port uint16, flags byte, payload string) []byte {
+	s := binary.BigEndian.AppendUint16(nil, 40000)
+	s = binary.BigEndian.AppendUint16(s, port)
+	s = append(s, make([]byte, 8)...) // sequence and acknowledgement
+	s = append(s, 5<<4, flags, 16, 0, 0, 0, 0, 0)
+	return append(s, payload...)
 }
 
-// Packets that the kernel does not translate carry nothing past the proxy,
-// and do not reach the application behind its back.
-func TestLostPacketsGoNowhere(t *testing.T) {
+// A stray is a segment that goes from one namespace to a port of the other,
+// and one after it that no rule stops.
+type stray struct {
+	from, to            *os.File
+	source, destination string
+	network             string // "ip4:tcp" or "ip6:tcp"
+	flags               byte
+	port                uint16
+	sentinelUID         int
+	sentinelPort        uint16
+}
+
+// arrives tells whether the segment reaches its port.
+func (s stray) arrives(t *testing.T) bool {
+	t.Helper()
+	receiver := listenPacket(t, 0, s.to, s.network, s.destination)
+	send := func(uid int, segment []byte) {
+		// Another file system uid keeps root's right to raw sockets.
+		sender := listenPacket(t, uid, s.from, s.network, s.source)
+		// That a segment is dropped on its way out is told as "not permitted".
+		if _, err := sender.WriteTo(segment, &net.IPAddr{IP: net.ParseIP(s.destination)}); err != nil && !errors.Is(err, os.ErrPermission) {
+			t.Fatal(err)
+		}
+	}
+	send(appUID, segment(s.port, s.flags, "secret"))
+	send(s.sentinelUID, segment(s.sentinelPort, invalid, "sentinel"))
+	arrived := false
+	for {
+		buf := make([]byte, 1500)
+		length, _, err := receiver.ReadFrom(buf)
+		if err != nil {
+			t.Fatalf("to %s: the sentinel did not arrive: %v", s.destination, err)
+		}
+		switch got := buf[:length]; {
+		case bytes.HasSuffix(got, []byte("secret")) && binary.BigEndian.Uint16(got[2:]) == s.port:
+			arrived = true
+		case bytes.HasSuffix(got, []byte("sentinel")):
+			return arrived
+		}
+	}
+}
+
+// Packets of connections that the kernel has lost carry nothing past the
+// proxy, and do not reach the application behind its back.
+func TestStraysGoNowhere(t *testing.T) {
 	eachBackend(t, func(t *testing.T, l *lab) {
 		for _, n := range ipNets {
-			network := "ip6:tcp"
-			if n.name == "v4" {
-				network = "ip4:tcp"
-			}
-			// arrives sends a segment that may be stopped, and after it one that
-			// is not, and tells whether the first arrived.
-			arrives := func(from, to *os.File, source, destination string, uid int, port, openPort uint16) bool {
-				receiver := listenPacket(t, 0, to, network, destination)
-				for _, s := range []struct {
-					uid  int
-					port uint16
-					text string
-				}{{appUID, port, "secret"}, {uid, openPort, "sentinel"}} {
-					// Another file system uid keeps root's right to raw sockets.
-					sender := listenPacket(t, s.uid, from, network, source)
-					if _, err := sender.WriteTo(lost(s.port, s.text), &net.IPAddr{IP: net.ParseIP(destination)}); err != nil && !errors.Is(err, os.ErrPermission) {
-						t.Fatal(err) // a segment that is dropped on the way out is "not permitted"
-					}
+			network := map[string]string{"v4": "ip4:tcp", "v6": "ip6:tcp"}[n.name]
+			for _, flags := range []byte{invalid, midstream} {
+				out := stray{l.workload, l.outside, n.workload, n.outside, network, flags, 80, proxyUID, 80}
+				in := stray{l.outside, l.workload, n.outside, n.workload, network, flags, 8080, appUID, 9001}
+				if !out.arrives(t) || !in.arrives(t) {
+					t.Fatalf("%s, flags %#x: without rules: stopped", n.name, flags)
 				}
-				arrived := false
-				for {
-					buf := make([]byte, 1500)
-					length, _, err := receiver.ReadFrom(buf)
-					if err != nil {
-						t.Fatalf("%s to %s: the sentinel did not arrive: %v", n.name, destination, err)
-					}
-					switch text := buf[:length]; {
-					case bytes.HasSuffix(text, []byte("secret")):
-						arrived = true
-					case bytes.HasSuffix(text, []byte("sentinel")):
-						return arrived
-					}
+				l.apply(t, labRules)
+				if out.arrives(t) {
+					t.Errorf("%s, flags %#x: out: went past the proxy", n.name, flags)
 				}
-			}
-			out := func() bool {
-				return arrives(l.workload, l.outside, n.workload, n.outside, proxyUID, 80, 80)
-			}
-			in := func() bool {
-				return arrives(l.outside, l.workload, n.outside, n.workload, appUID, 8080, 9001)
-			}
-			if !out() || !in() {
-				t.Fatalf("%s: without rules: stopped", n.name)
-			}
-			l.apply(t, labRules)
-			if out() {
-				t.Errorf("%s: out: went past the proxy", n.name)
-			}
-			if in() {
-				t.Errorf("%s: in: went past the proxy", n.name)
-			}
-			if err := l.backend.Remove(); err != nil {
-				t.Fatal(err)
+				if in.arrives(t) {
+					t.Errorf("%s, flags %#x: in: went past the proxy", n.name, flags)
+				}
+				if err := l.backend.Remove(); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 	})
