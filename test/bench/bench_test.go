@@ -44,7 +44,7 @@ Transfer/sec:     27.75MB
 func TestConclude(t *testing.T) {
 	r := newResults(config{})
 	for i, sample := range []struct{ reference, ours float64 }{{10, 5}, {20, 30}, {40, 10}} {
-		r.add("w", reference, "f", sample.reference)
+		r.add("w", "haproxy", "f", sample.reference)
 		r.add("w", "tulle", "f", sample.ours)
 		if i == 0 {
 			r.add("w", "tulle", "only ours", 1)
@@ -55,11 +55,11 @@ func TestConclude(t *testing.T) {
 	if x.Median != 10 || x.Low != 5 || x.High != 30 {
 		t.Errorf("median %v, low %v, high %v", x.Median, x.Low, x.High)
 	}
-	if x.Ratio == nil || *x.Ratio != 0.5 { // of 0.5, 1.5, 0.25
-		t.Errorf("ratio %v, want the median of each round's, 0.5", x.Ratio)
+	if ratio := x.Ratios["haproxy"]; ratio != 0.5 { // of 0.5, 1.5, 0.25
+		t.Errorf("ratio %v, want the median of each round's, 0.5", ratio)
 	}
-	if only := r.find("w", "tulle", "only ours"); only.Ratio != nil {
-		t.Errorf("ratio %v of a figure that the reference lacks", *only.Ratio)
+	if only := r.find("w", "tulle", "only ours"); only.Ratios != nil {
+		t.Errorf("ratios %v of a figure that the references lack", only.Ratios)
 	}
 }
 

@@ -25,6 +25,7 @@ global
   ssl-default-server-ciphersuites TLS_AES_128_GCM_SHA256
   tune.pool-low-fd-ratio 50
   tune.pool-high-fd-ratio 60
+  uid %[3]d
 defaults
   mode http
   timeout connect 5s
@@ -40,38 +41,73 @@ frontend app
   bind 127.0.0.1:18080
   default_backend mesh
 backend mesh
-  server peer %[1]s:18443 ssl verify required ca-file %[2]s/ca.pem crt %[2]s/client.pem verifyhost server ssl-min-ver TLSv1.3 pool-purge-delay 300s
+  server peer %[1]s ssl verify required ca-file %[2]s/ca.pem crt %[2]s/client.pem verifyhost server ssl-min-ver TLSv1.3 pool-purge-delay 300s
 `
 
 const haproxyInbound = `
 frontend mesh
-  bind %[1]s:18443 ssl crt %[2]s/server.pem ca-file %[2]s/ca.pem verify required ssl-min-ver TLSv1.3
+  bind :18443 ssl crt %[2]s/server.pem ca-file %[2]s/ca.pem verify required ssl-min-ver TLSv1.3
   default_backend app
 backend app
   server app 127.0.0.1:8080 pool-purge-delay 300s
 `
 
-func startHAProxy(_ context.Context, l *lab) (*rig, error) {
-	if err := writeCertificates(l.dir); err != nil {
-		return nil, err
+// haproxyRedirect brings what is for the application to HAProxy, as cni/redirect
+// does for Tulle: on the way out of the client, and on the way into the server.
+const haproxyRedirect = `
+table ip bench {
+	chain out {
+		type nat hook output priority -100;
+		meta skuid %[1]d accept
+		tcp dport 8080 redirect to :18080
 	}
-	r := &rig{client: clientNS, http: "127.0.0.1:18080"}
+	chain in {
+		type nat hook prerouting priority -100;
+		tcp dport 8080 redirect to :18443
+	}
+}
+`
+
+// haproxyUID is the user of HAProxy's processes, by which the redirect knows them.
+const haproxyUID = 2103
+
+func startHAProxy(_ context.Context, l *lab) (*rig, error) {
+	r := &rig{client: openSite.clientNS, http: "127.0.0.1:18080"}
+	return r, l.haproxy(r, "haproxy", openSite, hostPort(openSite.serverAddr, 18443))
+}
+
+func startHidden(_ context.Context, l *lab) (*rig, error) {
+	server := hostPort(hiddenSite.serverAddr, httpPort)
+	r := &rig{client: hiddenSite.clientNS, http: server}
+	for _, ns := range []string{hiddenSite.clientNS, hiddenSite.serverNS} {
+		if err := command("ip", "netns", "exec", ns, "nft", fmt.Sprintf(haproxyRedirect, haproxyUID)); err != nil {
+			return nil, err
+		}
+	}
+	return r, l.haproxy(r, "haproxy-redirected", hiddenSite, server)
+}
+
+// haproxy starts a pair; the client's side dials peer.
+func (l *lab) haproxy(r *rig, name string, s site, peer string) error {
+	if err := writeCertificates(l.dir); err != nil {
+		return err
+	}
 	for _, side := range []struct{ name, ns, config string }{
-		{"haproxy-out", clientNS, haproxyOutbound},
-		{"haproxy-in", serverNS, haproxyInbound},
+		{name + "-out", s.clientNS, haproxyOutbound},
+		{name + "-in", s.serverNS, haproxyInbound},
 	} {
 		file := filepath.Join(l.dir, side.name+".cfg")
-		text := haproxyConfig + fmt.Sprintf(side.config, serverAddr, l.dir)
+		text := fmt.Sprintf(haproxyConfig+side.config, peer, l.dir, haproxyUID)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			return nil, err
+			return err
 		}
 		cmd, err := l.start(side.name, "ip", "netns", "exec", side.ns, "haproxy", "-db", "-f", file) // ip execs: the pid is haproxy's
 		if err != nil {
-			return nil, err
+			return err
 		}
 		r.proxies = append(r.proxies, cmd.Process.Pid)
 	}
-	return r, nil
+	return nil
 }
 
 // writeCertificates makes ca.pem, client.pem and server.pem: ECDSA P-256, as

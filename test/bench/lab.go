@@ -19,12 +19,15 @@ type peer struct {
 	start func(ctx context.Context, l *lab) (*rig, error)
 }
 
-// peers are measured in this order; ratios are to the first that has proxies.
 var peers = []peer{
-	{"direct", startDirect},   // no proxy: what all others add to
-	{"haproxy", startHAProxy}, // Debian's, tuned as its documentation advises
-	{"tulle", startTulle},     // tulle up, tulle run, the real redirect
+	{"direct", startDirect},             // no proxy: what all others add to
+	{"haproxy", startHAProxy},           // Debian's, tuned as its documentation advises
+	{"haproxy-redirected", startHidden}, // the same, with a redirect before each side as Tulle has it
+	{"tulle", startTulle},               // tulle up, tulle run, the real redirect
 }
+
+// references are the peers that ratios are to.
+var references = []string{"haproxy", "haproxy-redirected"}
 
 func peerNames() []string {
 	names := make([]string, len(peers))
@@ -44,15 +47,21 @@ type rig struct {
 	proxies []int  // process ids: the client's side, the server's side
 }
 
-// The two ends of every rig.
+// What the backend of every rig listens on.
 const (
-	httpPort   = 8080
-	echoPort   = 9000
-	labBridge  = "bench0"
-	clientNS   = "bench-client"
-	serverNS   = "bench-server"
-	clientAddr = "10.99.0.2"
-	serverAddr = "10.99.0.3"
+	httpPort = 8080
+	echoPort = 9000
+)
+
+// site is a client's and a server's namespace, for the peers that do not make
+// their own.
+type site struct{ clientNS, clientAddr, serverNS, serverAddr string }
+
+const labBridge = "bench0"
+
+var (
+	openSite   = site{"bench-client", "10.99.0.2", "bench-server", "10.99.0.3"}
+	hiddenSite = site{"bench-client-r", "10.99.0.4", "bench-server-r", "10.99.0.5"} // with a redirect
 )
 
 // lab is where it all happens. One goroutine uses it.
@@ -79,27 +88,35 @@ func newLab(c config, self string) (*lab, error) {
 	return l, nil
 }
 
-// wire makes the two namespaces of the peers that do not make their own, joined
-// as Tulle joins its workloads: each by a veth to one bridge.
+// wire makes the sites, joined as Tulle joins its workloads: each namespace by
+// a veth to one bridge.
 func (l *lab) wire() error {
 	script := []string{
 		"link add " + labBridge + " type bridge", "link set " + labBridge + " up", "addr add 10.99.0.1/24 dev " + labBridge,
 	}
-	for ns, addr := range map[string]string{clientNS: clientAddr, serverNS: serverAddr} {
-		script = append(script,
-			"netns add "+ns,
-			"link add v"+ns+" type veth peer name eth0 netns "+ns,
-			"link set v"+ns+" master "+labBridge+" up",
-			"-n "+ns+" link set lo up", "-n "+ns+" link set eth0 up", "-n "+ns+" addr add "+addr+"/24 dev eth0",
-		)
+	for _, s := range []site{openSite, hiddenSite} {
+		for _, end := range [][2]string{{s.clientNS, s.clientAddr}, {s.serverNS, s.serverAddr}} {
+			ns, addr := end[0], end[1]
+			link := "bench" + addr[strings.LastIndexByte(addr, '.'):]
+			script = append(script,
+				"netns add "+ns,
+				"link add "+link+" type veth peer name eth0 netns "+ns,
+				"link set "+link+" master "+labBridge+" up",
+				"-n "+ns+" link set lo up", "-n "+ns+" link set eth0 up", "-n "+ns+" addr add "+addr+"/24 dev eth0",
+			)
+		}
 	}
 	for _, line := range script {
 		if err := command("ip", strings.Fields(line)...); err != nil {
 			return err
 		}
 	}
-	_, err := l.start("backend", "ip", "netns", "exec", serverNS, l.self, "backend")
-	return err
+	for _, s := range []site{openSite, hiddenSite} {
+		if _, err := l.start("backend-"+s.serverNS, "ip", "netns", "exec", s.serverNS, l.self, "backend"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *lab) build(ctx context.Context) ([]*rig, error) {
@@ -182,7 +199,7 @@ func (l *lab) close() {
 }
 
 func startDirect(context.Context, *lab) (*rig, error) {
-	return &rig{client: clientNS, http: hostPort(serverAddr, httpPort), tcp: hostPort(serverAddr, echoPort)}, nil
+	return &rig{client: openSite.clientNS, http: hostPort(openSite.serverAddr, httpPort), tcp: hostPort(openSite.serverAddr, echoPort)}, nil
 }
 
 func hostPort(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }

@@ -33,12 +33,10 @@ type row struct {
 	Median  float64   `json:"median"`
 	Low     float64   `json:"low"`
 	High    float64   `json:"high"`
-	Ratio   *float64  `json:"ratio,omitempty"` // median of the rounds' ratios to the reference peer
 	Samples []float64 `json:"samples"`
+	// Medians of the rounds' ratios to the references.
+	Ratios map[string]float64 `json:"ratios,omitempty"`
 }
-
-// reference is the peer that ratios are to.
-const reference = "haproxy"
 
 func newResults(c config) *results {
 	r := &results{When: time.Now().UTC().Truncate(time.Second), CPUs: runtime.NumCPU(), Rounds: c.rounds, Seconds: c.long.Seconds()}
@@ -84,20 +82,27 @@ func (r *results) find(work, peer, figure string) *row {
 func (r *results) conclude() {
 	for _, x := range r.Rows {
 		x.Median, x.Low, x.High = median(x.Samples), slices.Min(x.Samples), slices.Max(x.Samples)
-		other := r.find(x.Work, reference, x.Figure)
-		if other == nil || other == x || len(other.Samples) != len(x.Samples) {
-			continue
-		}
-		var ratios []float64
-		for i, value := range x.Samples {
-			if other.Samples[i] != 0 {
-				ratios = append(ratios, value/other.Samples[i])
+		for _, name := range references {
+			if ratio, ok := r.ratio(x, r.find(x.Work, name, x.Figure)); ok {
+				if x.Ratios == nil {
+					x.Ratios = map[string]float64{}
+				}
+				x.Ratios[name] = ratio
 			}
 		}
-		if len(ratios) > 0 {
-			x.Ratio = new(median(ratios))
-		}
 	}
+}
+
+// ratio is the median of x's samples over those of the same rounds of other.
+func (r *results) ratio(x, other *row) (float64, bool) {
+	if other == nil || other == x || len(other.Samples) != len(x.Samples) || slices.Contains(other.Samples, 0) {
+		return 0, false
+	}
+	ratios := make([]float64, len(x.Samples))
+	for i, value := range x.Samples {
+		ratios[i] = value / other.Samples[i]
+	}
+	return median(ratios), true
 }
 
 func median(values []float64) float64 {
@@ -116,15 +121,23 @@ func (r *results) table() string {
 	fmt.Fprintf(&text, "%s, %d CPUs, Linux %s; %s; %d rounds of %gs\n\n",
 		r.Machine, r.CPUs, r.Kernel, strings.Join(r.Versions, "; "), r.Rounds, r.Seconds)
 	w := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
-	fmt.Fprintf(w, "WORK\tFIGURE\tPEER\tMEDIAN\tLOW\tHIGH\tOF %s\n", strings.ToUpper(reference))
+	fmt.Fprint(w, "WORK\tFIGURE\tPEER\tMEDIAN\tLOW\tHIGH")
+	for _, name := range references {
+		fmt.Fprintf(w, "\t/ %s", name)
+	}
+	fmt.Fprintln(w)
 	rows := slices.Clone(r.Rows)
 	slices.SortStableFunc(rows, func(a, b *row) int { return r.order(a) - r.order(b) })
 	for _, x := range rows {
-		ratio := ""
-		if x.Ratio != nil {
-			ratio = fmt.Sprintf("%.2f", *x.Ratio)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s", x.Work, x.Figure, x.Peer, number(x.Median), number(x.Low), number(x.High))
+		for _, name := range references {
+			ratio := ""
+			if value, ok := x.Ratios[name]; ok {
+				ratio = number(value)
+			}
+			fmt.Fprintf(w, "\t%s", ratio)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.Work, x.Figure, x.Peer, number(x.Median), number(x.Low), number(x.High), ratio)
+		fmt.Fprintln(w)
 	}
 	_ = w.Flush() // a Builder takes everything
 	return text.String()
