@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"runtime/debug"
 	"time"
 )
 
@@ -17,9 +16,7 @@ const (
 func (p *Proxy) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	// Starting up took more memory than serving does.
-	debug.FreeOSMemory()
-	var memory reclaim
+	memory := reclaim{peak: burst, falling: true, since: p.now() - sessionIdle} // starting up is a burst, too
 	for {
 		select {
 		case <-ctx.Done():
@@ -35,7 +32,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 		}
 		p.directory.sweep()
 		if memory.due(p.conns.len(), now) {
-			debug.FreeOSMemory()
+			trimMemory()
 		}
 	}
 }
