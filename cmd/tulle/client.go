@@ -4,8 +4,10 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -24,7 +26,12 @@ func dialHost(run string) (tullev1.HostClient, func(), error) {
 	} else if err != nil {
 		return nil, nil, err
 	}
-	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+path,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		// The daemon is on this machine: it is back as soon as it is back.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+		}))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -37,13 +44,15 @@ func notUp() error {
 
 // hostError is an error of a call to the daemon, as the user should read it.
 func hostError(err error) error {
-	s, ok := status.FromError(err)
-	switch {
-	case err == nil:
-		return nil
-	case !ok:
+	var call interface {
+		error
+		GRPCStatus() *status.Status
+	}
+	if !errors.As(err, &call) {
 		return err
-	case s.Code() == codes.Unavailable:
+	}
+	s := call.GRPCStatus()
+	if s.Code() == codes.Unavailable {
 		return command.WithHint(errors.New("the mesh's daemon has gone; its workloads keep running"), "bring it back with: tulle up -d, or end them with: tulle down")
 	}
 	return errors.New(s.Message())

@@ -12,23 +12,24 @@ import (
 	"syscall"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	"github.com/tulle-mesh/tulle/cmd/tulle/view"
 )
 
 const version = "0.1.0"
 
 // commands is the whole of the CLI.
 func commands() []command.Command {
-	list := []command.Command{
+	return slices.Concat([]command.Command{
 		{Name: "up", Help: "Start the mesh on this host", Run: runUp},
 		{Name: "run", Help: "Run a command as a workload of the mesh", Run: runRun},
 		{Name: "ps", Help: "List the workloads", Run: runPs},
 		{Name: "logs", Help: "Print what a workload in the background has written", Run: runLogs},
 		{Name: "stop", Help: "Stop a workload", Run: runStop},
 		{Name: "down", Help: "Stop the mesh and put the host back as it was", Run: runDown},
+	}, view.Commands(), []command.Command{
 		{Name: "check", Help: "Find out what is wrong, and what to do about it", Run: runCheck},
 		{Name: "version", Help: "Print the version", Run: runVersion},
-	}
-	return list
+	})
 }
 
 func main() {

@@ -22,7 +22,8 @@ is run again or the mesh goes down.`
 func runPs(ctx context.Context, env *command.Env, args []string) int {
 	f := command.NewFlags("ps [flags]", psAbout)
 	run := f.RunDir()
-	format := f.String("o", "table", "output `FORMAT`: table or json")
+	format := f.String("output", "table", "`FORMAT`: table or json")
+	f.Short("o", "output")
 	operands, err := f.Parse(env, args)
 	switch {
 	case errors.Is(err, command.ErrHelp):
@@ -30,7 +31,7 @@ func runPs(ctx context.Context, env *command.Env, args []string) int {
 	case err == nil && len(operands) > 0:
 		err = command.Usagef("tulle ps takes no operands, but got %q", operands[0])
 	case err == nil && *format != "table" && *format != "json":
-		err = command.Usagef("-o %s: must be table or json", *format)
+		err = command.Usagef("--output %s: must be table or json", *format)
 	}
 	if err == nil {
 		err = needRoot("ps")

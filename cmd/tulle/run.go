@@ -58,13 +58,13 @@ func runRun(ctx context.Context, env *command.Env, args []string) int {
 		c.Started = func(replicas []string) { tell(started{Replicas: replicas}) }
 		code, err := workload.Run(ctx, c.Config)
 		if err != nil {
-			tell(started{Error: err.Error(), Code: code})
+			tell(started{Error: hostError(err).Error(), Code: code})
 		}
 		return code
 	}
 	code, err := workload.Run(context.WithoutCancel(ctx), c.Config)
 	if err != nil {
-		return failCode(env, err, code)
+		return failCode(env, hostError(err), code)
 	}
 	return code
 }

@@ -100,6 +100,9 @@ func (f *Flags) printHelp(w io.Writer) {
 		}
 		value, usage := flag.UnquoteUsage(fl)
 		name := "    --" + fl.Name
+		if len(fl.Name) == 1 {
+			name = "-" + fl.Name
+		}
 		if letter, ok := f.short[fl.Name]; ok {
 			name = "-" + letter + ", --" + fl.Name
 		}

@@ -40,7 +40,7 @@ func (r *record) alive() bool { return !r.Exited && workload.Alive(r.Pid, r.PidS
 
 // sweep removes what a replica has left behind whose `tulle run` is gone.
 func (r *record) sweep() error {
-	return workload.Sweep(r.Replica, r.Pid, network.LinkName(r.Addr4))
+	return workload.Sweep(r.Replica, r.Pid, r.PidStart, network.LinkName(r.Addr4))
 }
 
 // state is the word that ps shows.

@@ -98,7 +98,9 @@ func startError(name string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return &StartError{CodeNotFound, fmt.Sprintf("%s: the program, or the interpreter it names, does not exist", name)}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EISDIR):
-		return &StartError{CodeNotExecutable, fmt.Sprintf("%s: cannot be executed: %v", name, err)}
+		var errno syscall.Errno
+		_ = errors.As(err, &errno)
+		return &StartError{CodeNotExecutable, fmt.Sprintf("%s: cannot be executed: %v", name, errno)}
 	}
 	return fmt.Errorf("start %s: %w", name, err)
 }

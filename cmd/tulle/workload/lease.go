@@ -238,11 +238,12 @@ func reason(err error) string {
 	if errors.Is(err, io.EOF) {
 		return "it closed the connection"
 	}
-	if s, ok := status.FromError(err); ok {
-		if s.Code() == codes.Unavailable {
-			return "nobody answers on its socket"
-		}
+	switch s, ok := status.FromError(err); {
+	case !ok:
+		return err.Error()
+	case s.Code() == codes.Unavailable:
+		return "nobody answers on its socket"
+	default:
 		return s.Message()
 	}
-	return err.Error()
 }

@@ -27,14 +27,14 @@ const cgroupParent = "tulle"
 // Cgroup is a replica's cgroup2; the zero value stands for a host without one.
 type Cgroup struct{ Dir string }
 
-// CgroupFor names the cgroup of a replica. The pid of its supervisor is part
-// of the name: hosts inside network namespaces share the cgroup tree.
-func CgroupFor(replica string, pid int) Cgroup {
+// CgroupFor names the cgroup of a replica. Pid and start time of its supervisor
+// are part of the name: hosts inside namespaces share the cgroup tree.
+func CgroupFor(replica string, pid int, start uint64) Cgroup {
 	root := cgroupRoot()
 	if root == "" {
 		return Cgroup{}
 	}
-	return Cgroup{Dir: filepath.Join(root, cgroupParent, fmt.Sprintf("%s.%d", replica, pid))}
+	return Cgroup{Dir: filepath.Join(root, cgroupParent, fmt.Sprintf("%s.%d.%d", replica, pid, start))}
 }
 
 // cgroupRoot finds where cgroup2 is mounted, "" if nowhere.
@@ -153,12 +153,12 @@ func KillRemains(c Cgroup, path string, spare ...int) error {
 	}
 }
 
-// Sweep removes all that a replica leaves behind when its supervisor was killed:
-// processes, cgroup, namespace, and the host's end of the wire.
-func Sweep(replica string, supervisor int, link string) error {
+// Sweep removes all that a replica leaves behind when its supervisor, which is
+// known by pid and start time, was killed: processes, cgroup, namespace, and the host's end of the wire.
+func Sweep(replica string, pid int, start uint64, link string) error {
 	name := NamespaceName(replica)
 	return errors.Join(
-		KillRemains(CgroupFor(replica, supervisor), filepath.Join(network.NamespaceDir, name)),
+		KillRemains(CgroupFor(replica, pid, start), filepath.Join(network.NamespaceDir, name)),
 		network.DeleteLink(link),
 		network.RemoveNamespace(name),
 	)

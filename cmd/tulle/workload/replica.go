@@ -50,6 +50,9 @@ type replica struct {
 
 	watch   sync.WaitGroup // the readiness check
 	unwatch context.CancelFunc
+
+	closing sync.Once
+	closed  error // what close returned
 }
 
 func (r *replica) name() string { return r.lease.Grant.Replica }
@@ -191,7 +194,8 @@ func (r *replica) startProxy(ctx context.Context) error {
 
 // begin starts the command and the check for its readiness.
 func (r *replica) begin(who account) error {
-	group := CgroupFor(r.name(), os.Getpid())
+	since, _ := StartTime(os.Getpid())
+	group := CgroupFor(r.name(), os.Getpid(), since)
 	env := append(r.environ(who), "TULLE_NAME="+r.lease.Grant.Service, "TULLE_REPLICA="+strconv.Itoa(r.index))
 	env = append(env, r.config.Env...)
 	p, err := start(r.ns.Thread, r.config.Command, env, who, group, r.stdio)
@@ -220,6 +224,10 @@ func (r *replica) environ(who account) []string {
 	return env
 }
 
+// Readiness is read from the kernel's list of listeners, not found out by
+// connecting: the application would see a client that says nothing, and some (MariaDB)
+// lock such clients out.
+
 // How often the ports are looked at: a start is noticed at once, a stop within
 // a second.
 const (
@@ -234,12 +242,12 @@ func (r *replica) watchPorts(ctx context.Context) {
 	began := time.Now()
 	warned := false
 	for {
-		var ready bool
-		var hidden []uint16
-		_ = r.ns.Do(func() error {
-			ready, hidden = listening(r.config.Ports)
-			return nil
+		var listeners []netip.AddrPort
+		_ = r.ns.Do(func() (err error) { // an error is as good as no listener
+			listeners, err = network.Listeners()
+			return err
 		})
+		ready, hidden := served(r.config.Ports, listeners)
 		r.lease.Report(func(s *tullev1.Status) { s.Ready = ready && !s.Exited })
 		if len(hidden) > 0 && !warned && time.Since(began) > time.Second {
 			warned = true
@@ -255,6 +263,26 @@ func (r *replica) watchPorts(ctx context.Context) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// served tells whether all ports have a listener that others can reach, and
+// which ones have only one on loopback.
+func served(ports []uint16, listeners []netip.AddrPort) (all bool, hidden []uint16) {
+	all = true
+	for _, p := range ports {
+		open, local := false, false
+		for _, l := range listeners {
+			if l.Port() == p {
+				local = local || l.Addr().IsLoopback()
+				open = open || !l.Addr().IsLoopback()
+			}
+		}
+		all = all && open
+		if local && !open {
+			hidden = append(hidden, p)
+		}
+	}
+	return all, hidden
 }
 
 // Times of a replica's end.
@@ -299,6 +327,21 @@ func (r *replica) signal(sig os.Signal) {
 	if r.process != nil {
 		_ = r.process.cmd.Process.Signal(sig)
 	}
+}
+
+// close takes everything down and gives the lease back; only the first call
+// does anything.
+func (r *replica) close() error {
+	r.closing.Do(func() {
+		r.closed = r.down()
+		r.lease.Report(func(s *tullev1.Status) {
+			if !s.Exited {
+				s.Ready, s.Exited, s.ExitCode = false, true, CodeOwn
+			}
+		})
+		r.lease.Leave()
+	})
+	return r.closed
 }
 
 // down takes away whatever up and begin have made.

@@ -152,7 +152,7 @@ func (r *runner) join() error {
 		rep.note = func(format string, args ...any) { r.notef(rep, format, args...) }
 		lease, err := Join(r.leases, r.Host, reg, rep.note)
 		if err != nil {
-			return errors.New(reason(err))
+			return err
 		}
 		rep.lease = lease
 		rep.dir = filepath.Join(r.RunDir, "workloads", lease.Grant.Replica)
@@ -230,7 +230,10 @@ func (r *runner) wait(signals <-chan os.Signal) int {
 		defer close(done)
 		var wg sync.WaitGroup
 		for i, rep := range r.replicas {
-			wg.Go(func() { codes[i] = rep.finish() })
+			wg.Go(func() {
+				codes[i] = rep.finish()
+				_ = rep.close() // kept for the end
+			})
 		}
 		wg.Wait()
 	}()
@@ -254,15 +257,12 @@ func (r *runner) wait(signals <-chan os.Signal) int {
 	}
 }
 
-// down takes all replicas down at once, and then gives their leases back.
+// down takes down, all at once, the replicas that are still there.
 func (r *runner) down() error {
 	errs := make([]error, len(r.replicas))
 	var wg sync.WaitGroup
 	for i, rep := range r.replicas {
-		wg.Go(func() {
-			errs[i] = rep.down()
-			rep.lease.Leave()
-		})
+		wg.Go(func() { errs[i] = rep.close() })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
