@@ -38,7 +38,8 @@ type family struct {
 // IPTables returns the backend that uses the iptables programs, legacy or
 // nf_tables flavour, in the network namespace that netns refers to; nil stands
 // for that of the calling thread at each call. netns must stay open as long as
-// the backend is used.
+// the backend is used. The empty built-in chains that the nf_tables flavour
+// makes on first use stay after Remove, as they do with the programs alone.
 func IPTables(netns *os.File) Backend {
 	families := []family{{save: "iptables-save", restore: "iptables-restore"}}
 	// Where the kernel has no IPv6 nothing can go by it, and ip6tables fails.
