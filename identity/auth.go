@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"net/netip"
 	"time"
 
@@ -37,14 +36,15 @@ const (
 )
 
 // ServerOptions returns all that a grpc.Server for proxies needs: ServerTLS for
-// the control plane's identity, UnaryAuth and StreamAuth, and bounds.
+// the control plane's identity, Auth, and bounds.
 func ServerOptions(a *Authority, log *slog.Logger) []grpc.ServerOption {
+	auth := NewAuth(a, log)
+	creds := credentials.NewTLS(ServerTLS(a, mesh.ControlID(a.TrustDomain())))
 	return []grpc.ServerOption{
-		grpc.Creds(credentials.NewTLS(ServerTLS(a, mesh.ControlID(a.TrustDomain())))),
-		grpc.UnaryInterceptor(UnaryAuth(a, log)),
-		grpc.StreamInterceptor(StreamAuth(a, log)),
+		grpc.Creds(loggedHandshakes{TransportCredentials: creds, refusals: auth.refusals}),
+		grpc.UnaryInterceptor(auth.Unary),
+		grpc.StreamInterceptor(auth.Stream),
 		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxHeaderListSize(maxHeaderList),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(handshakeTimeout),
@@ -59,7 +59,7 @@ func ServerOptions(a *Authority, log *slog.Logger) []grpc.ServerOption {
 type callerKey struct{}
 
 // PeerID returns who the caller of an RPC proved to be by its certificate, as
-// UnaryAuth or StreamAuth found it; false if it proved nothing.
+// Auth found it; false if it proved nothing.
 func PeerID(ctx context.Context) (mesh.ID, bool) {
 	id, ok := ctx.Value(callerKey{}).(mesh.ID)
 	return id, ok
@@ -82,39 +82,47 @@ func authenticate(ctx context.Context, a *Authority) (mesh.ID, error) {
 	return verifyCaller(a, info.State)
 }
 
+// Auth lets RPCs through only from callers with a verified certificate, but for
+// Certify.
+type Auth struct {
+	authority *Authority
+	refusals  *refusalLog
+}
+
+// NewAuth returns an Auth; its methods are interceptors of a grpc.Server.
+func NewAuth(a *Authority, log *slog.Logger) *Auth {
+	return &Auth{authority: a, refusals: newRefusalLog(log)}
+}
+
 // admit returns the context in which method may run.
-func admit(ctx context.Context, a *Authority, log *slog.Logger, method string) (context.Context, error) {
-	id, err := authenticate(ctx, a)
+func (a *Auth) admit(ctx context.Context, method string) (context.Context, error) {
+	id, err := authenticate(ctx, a.authority)
 	switch {
 	case err == nil:
 		return context.WithValue(ctx, callerKey{}, id), nil
 	case errors.Is(err, errNoCertificate) && method == tullev1.Identity_Certify_FullMethodName:
 		return ctx, nil // Certify itself demands a token then
 	}
-	log.Warn("refused a call", "method", method, "from", callerAddr(ctx), "reason", err)
+	a.refusals.warn(callerAddr(ctx), "refused a call", "method", method, "reason", err)
 	return nil, status.Error(codes.Unauthenticated, "a valid certificate of this mesh is needed")
 }
 
-// UnaryAuth lets only callers with a verified certificate through, but for Certify.
-func UnaryAuth(a *Authority, log *slog.Logger) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		ctx, err := admit(ctx, a, log, info.FullMethod)
-		if err != nil {
-			return nil, err
-		}
-		return handler(ctx, req)
+// Unary is a grpc.UnaryServerInterceptor.
+func (a *Auth) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	ctx, err := a.admit(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
 	}
+	return handler(ctx, req)
 }
 
-// StreamAuth lets only callers with a verified certificate through.
-func StreamAuth(a *Authority, log *slog.Logger) grpc.StreamServerInterceptor {
-	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		ctx, err := admit(stream.Context(), a, log, info.FullMethod)
-		if err != nil {
-			return err
-		}
-		return handler(srv, &authenticatedStream{ServerStream: stream, ctx: ctx})
+// Stream is a grpc.StreamServerInterceptor.
+func (a *Auth) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	ctx, err := a.admit(stream.Context(), info.FullMethod)
+	if err != nil {
+		return err
 	}
+	return handler(srv, &authenticatedStream{ServerStream: stream, ctx: ctx})
 }
 
 type authenticatedStream struct {
@@ -127,14 +135,10 @@ func (s *authenticatedStream) Context() context.Context { return s.ctx }
 // callerAddr returns the address an RPC came from, the zero Addr if it has none.
 func callerAddr(ctx context.Context) netip.Addr {
 	p, ok := peer.FromContext(ctx)
-	if !ok || p.Addr == nil {
+	if !ok {
 		return netip.Addr{}
 	}
-	ap, err := netip.ParseAddrPort(p.Addr.String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap().WithZone("")
+	return addrOf(p.Addr)
 }
 
 // CallerName returns the caller of an RPC for counting and for logs: its

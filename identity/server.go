@@ -41,6 +41,7 @@ type Server struct {
 	config     ServerConfig
 	callers    *limiter[netip.Addr]
 	identities *limiter[mesh.ID]
+	refusals   *refusalLog
 
 	mu      sync.Mutex
 	watches map[mesh.ID]int
@@ -55,6 +56,7 @@ func NewServer(config ServerConfig) *Server {
 		config:     config,
 		callers:    newLimiter[netip.Addr](callerRate, callerBurst, maxBuckets),
 		identities: newLimiter[mesh.ID](identityRate, identityBurst, maxBuckets),
+		refusals:   newRefusalLog(config.Log),
 		watches:    make(map[mesh.ID]int),
 	}
 }
@@ -125,7 +127,7 @@ var refusals = map[codes.Code]string{
 }
 
 func (s *Server) refuse(code codes.Code, from netip.Addr, id mesh.ID, reason error) error {
-	s.config.Log.Warn("refused to sign a certificate", "identity", id, "from", from, "code", code, "reason", reason)
+	s.refusals.warn(from, "refused to sign a certificate", "identity", id, "code", code, "reason", reason)
 	return status.Error(code, refusals[code])
 }
 

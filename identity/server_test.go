@@ -66,7 +66,7 @@ func startControl(t *testing.T, admit func(mesh.ID) error) *control {
 	}
 	c.addr = listener.Addr().String()
 	var wg sync.WaitGroup
-	wg.Go(func() { g.Serve(listener) })
+	wg.Go(func() { g.Serve(Listen(listener)) })
 	t.Cleanup(func() { g.Stop(); wg.Wait() })
 	return c
 }
@@ -217,6 +217,9 @@ func TestCertifyIsRateLimited(t *testing.T) {
 		}
 		checkCode(t, "flood", err, codes.ResourceExhausted)
 	}
+	if n := strings.Count(c.log.String(), "\n"); n > refusalBurst {
+		t.Errorf("the flood filled the log with %d lines", n)
+	}
 	if signed != callerBurst {
 		t.Errorf("signed %d, want %d", signed, callerBurst)
 	}
@@ -260,12 +263,15 @@ func TestBadClientCertificateEndsTheHandshake(t *testing.T) {
 	c := startControl(t, nil)
 	stranger := newAuthority(t, c.clock)
 	for name, cert := range map[string]*tls.Certificate{
-		"other root":  leaf(t, stranger, webID),
-		"self-signed": selfSigned(t),
+		"untrusted": leaf(t, stranger, webID),
+		"bad-name":  selfSigned(t),
 	} {
 		client := c.dial(cert)
 		_, err := client.Certify(t.Context(), &tullev1.CertifyRequest{Csr: newCSR(t, newKey(t), webID), Token: c.token(webID)})
 		checkCode(t, name, err, codes.Unavailable)
+		if want := "peer certificate refused (" + name + ")"; !strings.Contains(c.log.String(), want) || !strings.Contains(c.log.String(), "from=127.0.0.1") {
+			t.Errorf("the log does not say %q:\n%s", want, c.log)
+		}
 	}
 }
 
@@ -401,7 +407,7 @@ func TestMessagesAreBounded(t *testing.T) {
 
 // Only Certify may be called without a certificate, whatever else is served.
 func TestAdmitByMethod(t *testing.T) {
-	a := newAuthority(t, newClock())
+	auth := NewAuth(newAuthority(t, newClock()), discard)
 	for method, ok := range map[string]bool{
 		"/tulle.v1.Identity/Certify":    true,
 		"/tulle.v1.Identity/WatchRoots": false,
@@ -409,7 +415,7 @@ func TestAdmitByMethod(t *testing.T) {
 		"/tulle.v1.Telemetry/Attach":    false,
 		"":                              false,
 	} {
-		ctx, err := admit(t.Context(), a, discard, method)
+		ctx, err := auth.admit(t.Context(), method)
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", method, err)
 		}

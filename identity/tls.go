@@ -15,8 +15,8 @@ import (
 
 // ServerTLS returns the TLS side of the control plane's listener: it serves as
 // id, with a certificate that renews itself. Callers may come without a
-// certificate (they have none before their first Certify; UnaryAuth and
-// StreamAuth keep them to that), but one that is shown must be good.
+// certificate (they have none before their first Certify; Auth keeps them
+// to that), but one that is shown must be good.
 func ServerTLS(a *Authority, id mesh.ID) *tls.Config {
 	own := &ownLeaf{authority: a, id: id}
 	return &tls.Config{
