@@ -284,6 +284,32 @@ func TestBounds(t *testing.T) {
 	})
 }
 
+func TestManyStatusesAreNoReasonToRefuse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, nil)
+		p := dial(t, c, testID("client"), "10.84.0.2").hello("client-1", time.Now())
+		for n := range uint64(3) {
+			e := outbound("web", "web-1").message()
+			for status := range uint32(500) {
+				e.Statuses[100+status] = n + 1
+			}
+			e.Requests = 500 * (n + 1)
+			p.report(e)
+		}
+		synctest.Wait()
+		e := theEdge(t, c, 0)
+		if e.TotalRequests != 1500 || len(e.Statuses) != maxStatuses {
+			t.Errorf("%d requests, %d statuses; want 1500 and %d", e.TotalRequests, len(e.Statuses), maxStatuses)
+		}
+		for status, n := range e.Statuses {
+			if n != 3 {
+				t.Errorf("status %d was counted %d times, want 3", status, n)
+			}
+		}
+		p.end()
+	})
+}
+
 func TestWindowMemoryIsBounded(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	r := newRecord(testID("web"), "web-1", now)

@@ -20,7 +20,7 @@ type Config struct {
 	HostAddresses []netip.Addr
 
 	MaxProxies int          // proxies known at a time; 0: 1000
-	MaxEdges   int          // edges kept apart for each proxy, the rest counts as "other"; 0: 256
+	MaxEdges   int          // edges kept apart for each proxy, the rest counts as "other"; 0: 512
 	Log        *slog.Logger // nil: nowhere
 }
 
@@ -41,7 +41,7 @@ func (c Config) withDefaults() Config {
 		c.MaxProxies = 1000
 	}
 	if c.MaxEdges == 0 {
-		c.MaxEdges = 256
+		c.MaxEdges = 512
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -13,7 +13,8 @@ import (
 const (
 	maxReportEdges = 8192
 	maxEndpoints   = 4096
-	maxStatuses    = 64
+	maxStatuses    = 64   // kept apart for a row; further ones are not told apart
+	maxReportCodes = 1000 // told in one edge
 	maxOutcomes    = 16
 	maxName        = 253     // a service, a workload, a version
 	maxWord        = 32      // a protocol, an outcome, a method
@@ -102,9 +103,9 @@ func readEdge(e *tullev1.Edge) (reading, error) {
 	if max(e.Requests, e.Failures, e.BytesSent, e.BytesReceived, e.Open) > maxCounter {
 		return reading{}, fmt.Errorf("edge to %q: a counter beyond %d", e.Service, uint64(maxCounter))
 	}
-	if len(e.Outcomes) > maxOutcomes || len(e.Statuses) > maxStatuses {
+	if len(e.Outcomes) > maxOutcomes || len(e.Statuses) > maxReportCodes {
 		return reading{}, fmt.Errorf("edge to %q: %d outcomes and %d statuses; at most %d and %d are allowed",
-			e.Service, len(e.Outcomes), len(e.Statuses), maxOutcomes, maxStatuses)
+			e.Service, len(e.Outcomes), len(e.Statuses), maxOutcomes, maxReportCodes)
 	}
 	for outcome, n := range e.Outcomes {
 		if len(outcome) > maxWord || n > maxCounter {

@@ -133,7 +133,7 @@ func (r *record) rowFor(key edgeKey, limit int) *row {
 }
 
 // advance adds what the reading has beyond the edge's base to its row and to
-// the second's deltas.
+// the second's deltas. It takes the reading over.
 func (r *record) advance(e *edge, reading *reading, s *second) {
 	d := delta{reading.counts.since(e.base.counts), reading.latency.since(e.base.latency)}
 	row := e.row
@@ -142,6 +142,7 @@ func (r *record) advance(e *edge, reading *reading, s *second) {
 	row.open = add(sub(row.open, e.base.open), reading.open)
 	grow(row.outcomes, e.base.outcomes, reading.outcomes, maxOutcomes)
 	grow(row.statuses, e.base.statuses, reading.statuses, maxStatuses)
+	maps.DeleteFunc(reading.statuses, func(status uint32, _ uint64) bool { _, kept := row.statuses[status]; return !kept })
 	e.base = *reading
 	if d.counts == (counts{}) && len(d.latency) == 0 {
 		return
