@@ -62,7 +62,9 @@ func (c *Certifier) Dial() (*grpc.ClientConn, error) {
 			return nil
 		},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			if now := c.Source.Load(); now != nil {
+			// One that has ended would be refused, and the join token that is to
+			// replace it would never get through.
+			if now := c.Source.Load(); now != nil && time.Now().Before(now.Leaf.Leaf.NotAfter) {
 				return &now.Leaf, nil
 			}
 			return &tls.Certificate{}, nil
