@@ -86,20 +86,20 @@ func runInBackground(env *command.Env, args []string) int {
 func parseRun(env *command.Env, args []string) (*runFlags, error) {
 	c := &runFlags{Config: workload.Config{Stdin: env.Stdin, Stdout: env.Stdout, Stderr: env.Stderr, Environ: env.Environ}}
 	f := command.NewFlags("run NAME[:PORT[,PORT…]] [flags] -- COMMAND [ARGS…]", runAbout)
-	f.IntVar(&c.Replicas, "replicas", 1, "how many to run: `N`")
+	f.IntVar(&c.Replicas, "replicas", 1, "run `N` replicas")
 	f.BoolVar(&c.Add, "add", false, "add replicas to a service that is running")
 	f.BoolVar(&c.detach, "detach", false, "run in the background; print the names when it runs")
 	f.Short("d", "detach")
 	f.BoolVar(&c.Remove, "rm", false, "leave no trace in tulle ps after the end")
-	f.StringVar(&c.User, "user", "", "run as `USER[:GROUP]`, names or numbers")
+	f.StringVar(&c.User, "user", "", "run as `USER[:GROUP]`, by name or number")
 	f.Short("u", "user")
 	var vars command.List
-	f.Var(&vars, "env", "set a variable, or hand one of the caller's on: `KEY[=VALUE]`")
+	f.Var(&vars, "env", "set a variable to `KEY=VALUE`; the caller's own are handed on anyway")
 	f.Short("e", "env")
 	f.BoolVar(&c.Strict, "strict", false, "let only workloads of the mesh connect")
 	c.run = command.DefaultRun
 	f.StringVar(&c.run, "run", c.run, "`DIR` of the running mesh's sockets and state")
-	f.StringVar(&c.proxy, "proxy", besideUs("tulle-proxy"), "path of the proxy's `PROGRAM`")
+	f.StringVar(&c.proxy, "proxy", besideUs("tulle-proxy"), "the proxy's `PROGRAM`")
 	f.BoolVar(&c.background, backgroundFlag, false, "")
 
 	own := args

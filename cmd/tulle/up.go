@@ -56,13 +56,13 @@ func parseUp(env *command.Env, args []string) (c host.Config, detach, background
 	f.Short("d", "detach")
 	f.BoolVar(&background, backgroundFlag, false, "")
 	run := f.RunDir()
-	state := f.String("state", defaultState, "`DIR` of the certificate authority")
-	catalog := f.String("catalog", "", "`FILE` of services that are not run by tulle")
-	net4 := f.String("network4", network4, "IPv4 `NETWORK` of the mesh")
-	net6 := f.String("network6", network6, "IPv6 `NETWORK` of the mesh")
+	state := f.String("state", defaultState, "`DIR` of the certificate authority's key")
+	catalog := f.String("catalog", "", "`FILE` that lists services tulle does not run")
+	net4 := f.String("network4", network4, "IPv4 `NETWORK` for the mesh")
+	net6 := f.String("network6", network6, "IPv6 `NETWORK` for the mesh")
 	noMasquerade := f.Bool("no-masquerade", false, "leave forwarding alone: workloads reach only each other and this host")
-	backend := f.String("redirect", "auto", "`BACKEND` of the redirect: auto, nftables or iptables")
-	dashboard := f.String("dashboard", "127.0.0.1:4180", "`ADDRESS` of the dashboard")
+	backend := f.String("redirect", "auto", "redirect by `BACKEND`: auto, nftables or iptables")
+	dashboard := f.String("dashboard", "127.0.0.1:4180", "serve the dashboard at `ADDRESS`")
 	verbose := f.Bool("verbose", false, "log more")
 	operands, err := f.Parse(env, args)
 	if err != nil {
@@ -121,7 +121,7 @@ firewall rules, kernel settings, files. Also after the daemon was killed.`
 func runDown(ctx context.Context, env *command.Env, args []string) int {
 	f := command.NewFlags("down [flags]", downAbout)
 	run := f.RunDir()
-	state := f.String("state", defaultState, "`DIR` of the certificate authority")
+	state := f.String("state", defaultState, "`DIR` of the certificate authority's key")
 	purge := f.Bool("purge", false, "remove the certificate authority, too")
 	operands, err := f.Parse(env, args)
 	switch {

@@ -158,3 +158,15 @@ func Ended(run, replica string) bool {
 	}
 	return !r.alive()
 }
+
+// NameServer returns where the daemon of a run directory serves names.
+func NameServer(run string) (netip.AddrPort, error) {
+	u, err := loadUp(run)
+	if err == nil && u == nil {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("the daemon's record: %w", err)
+	}
+	return netip.AddrPortFrom(gateway(u.Network4).Addr(), dnsPort), nil
+}

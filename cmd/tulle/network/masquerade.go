@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -148,6 +149,26 @@ func AcceptForward(family, bridge string) error {
 		return fmt.Errorf("accept forwarding in %s filter FORWARD: %w", family, err)
 	}
 	return nil
+}
+
+// ForwardAccepted tells whether AcceptForward's rules are there for all families.
+func ForwardAccepted(families []string) (bool, error) {
+	c := &nftables.Conn{}
+	found := 0
+	for _, f := range families {
+		t := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
+		if f == "ip6" {
+			t.Family = nftables.TableFamilyIPv6
+		}
+		rules, err := c.GetRules(t, &nftables.Chain{Name: "FORWARD", Table: t})
+		if err != nil {
+			return false, fmt.Errorf("list rules of %s filter FORWARD: %w", f, err)
+		}
+		if slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return bytes.Equal(r.UserData, forwardMark) }) {
+			found++
+		}
+	}
+	return found == len(families), nil
 }
 
 // RemoveForward takes back what AcceptForward added, if anything.

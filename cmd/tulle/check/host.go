@@ -1,0 +1,82 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/host"
+	"github.com/tulle-mesh/tulle/cmd/tulle/network"
+	"github.com/tulle-mesh/tulle/cni/redirect"
+)
+
+func root(context.Context, *Config) []Result {
+	r := Result{Check: "may change the network", Verdict: OK}
+	if os.Geteuid() != 0 {
+		r.Verdict, r.Detail, r.Fix = Failed, "not root", "sudo tulle check"
+	}
+	return []Result{r}
+}
+
+// backends tells whether at least one way to redirect works.
+func backends(context.Context, *Config) []Result {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	r := Result{Check: "kernel can redirect connections", Verdict: OK}
+	b, reason, err := redirect.Pick(redirect.Auto, nil)
+	if err != nil {
+		r.Verdict, r.Detail = Failed, err.Error()
+		r.Fix = "modprobe nf_tables nft_chain_nat nft_redir nft_masq, or install iptables; a kernel without either cannot run a mesh"
+		return []Result{r}
+	}
+	r.Detail = b.Name() + ", " + reason
+	return []Result{r}
+}
+
+func ipv6(context.Context, *Config) []Result {
+	r := Result{Check: "IPv6", Verdict: OK}
+	if !network.HasIPv6() {
+		r.Verdict, r.Detail = Warning, "the kernel has none; workloads get IPv4 addresses only"
+	}
+	return []Result{r}
+}
+
+// firewall looks for what drops packets that cross the bridge.
+func firewall(context.Context, *Config) []Result {
+	r := Result{Check: "firewall lets the mesh's packets pass", Verdict: OK}
+	dropped, err := network.DroppedForward()
+	switch {
+	case err != nil:
+		r.Verdict, r.Detail = Warning, err.Error()
+	case len(dropped) > 0:
+		open, err := network.ForwardAccepted(dropped)
+		if err == nil && open {
+			r.Detail = "its FORWARD policy is drop, and tulle's exception is in place"
+			break
+		}
+		r.Verdict, r.Detail = Failed, "its FORWARD policy is drop (Docker sets that), and tulle's exception is missing"
+		r.Fix = fmt.Sprintf("iptables -I FORWARD -i %[1]s -j ACCEPT && iptables -I FORWARD -o %[1]s -j ACCEPT", host.BridgeName)
+	}
+	return append([]Result{r}, legacyFirewall()...)
+}
+
+// legacyFirewall looks at the rules of the old kind, which nftables does not show.
+func legacyFirewall() []Result {
+	if _, err := os.Stat("/proc/net/ip_tables_names"); err != nil {
+		return nil
+	}
+	out, err := exec.Command("iptables-legacy", "-S", "FORWARD").Output()
+	if err != nil || !strings.Contains(string(out), "-P FORWARD DROP") {
+		return nil
+	}
+	if strings.Contains(string(out), host.BridgeName) {
+		return nil
+	}
+	return []Result{{
+		Check: "old firewall lets the mesh's packets pass", Verdict: Failed, Detail: "the policy of iptables-legacy's FORWARD chain is DROP",
+		Fix: fmt.Sprintf("iptables-legacy -I FORWARD -i %[1]s -j ACCEPT && iptables-legacy -I FORWARD -o %[1]s -j ACCEPT", host.BridgeName),
+	}}
+}
