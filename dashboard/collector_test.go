@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -284,6 +285,32 @@ func TestBounds(t *testing.T) {
 	})
 }
 
+func TestTotalsAreExactWhileOthersLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, nil)
+		var proxies sync.WaitGroup
+		for i := range 8 {
+			proxies.Go(func() {
+				tr := outbound("web", "web-1")
+				p := dial(t, c, testID("client"), "10.84.0.2").hello(fmt.Sprint("client-", i), time.Now())
+				for range 100 {
+					p.report(tr.add(time.Millisecond, 2*time.Millisecond).message())
+				}
+				if err := p.end(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		for range 50 {
+			edgesOf(c, DefaultWindow)
+		}
+		proxies.Wait()
+		if e := theEdge(t, c, 0); e.TotalRequests != 1600 || e.Requests != 1600 || e.Statuses[200] != 1600 {
+			t.Errorf("%+v; want 1600 requests", e)
+		}
+	})
+}
+
 func TestManyStatusesAreNoReasonToRefuse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTestCollector(t, nil)
@@ -316,14 +343,14 @@ func TestWindowMemoryIsBounded(t *testing.T) {
 	r.attached = now
 	wide := func(n uint64) sparse {
 		var s sparse
-		for b := range uint16(700) {
+		for b := range uint16(350) {
 			s = append(s, cell{b, n})
 		}
 		return s
 	}
-	for i := range uint64(100) {
+	for i := range uint64(40) {
 		var readings []reading
-		for e := range 200 {
+		for e := range 100 {
 			readings = append(readings, reading{key: edgeKey{service: fmt.Sprint(e), security: "mtls"}, counts: counts{requests: i + 1}, latency: wide(i + 1)})
 		}
 		now = now.Add(time.Second)
@@ -335,7 +362,7 @@ func TestWindowMemoryIsBounded(t *testing.T) {
 			cells += len(d.latency)
 		}
 	}
-	if cells != r.cells || cells > maxCells+200*700 {
+	if cells != r.cells || cells > maxCells+100*350 {
 		t.Errorf("%d cells in the window, %d counted; at most %d are allowed", cells, r.cells, maxCells)
 	}
 	for i := range uint64(300) {

@@ -163,9 +163,7 @@ type sum struct {
 func (s *sum) add(f flow) {
 	s.rps += f.rps
 	s.counts = s.counts.plus(f.counts)
-	for _, h := range f.rowState.latency {
-		h.addTo(&s.latency)
-	}
+	f.rowState.latency.addTo(&s.latency)
 	if f.key.security == mesh.MutualTLS.String() {
 		s.mtls = add(s.mtls, f.counts.requests)
 	}

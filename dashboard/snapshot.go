@@ -76,7 +76,8 @@ type proxyState struct {
 type rowState struct {
 	*row
 	counts  counts
-	latency []sparse
+	parts   []sparse // what latency is the sum of
+	latency sparse
 	rps     float64
 	history *[historySeconds]float64 // requests per second, oldest first; nil: none
 }
@@ -86,6 +87,22 @@ func (c *Collector) snapshot(window Window, inventory *tullev1.ListResponse) *sn
 	if inventory == nil {
 		inventory = &tullev1.ListResponse{}
 	}
+	s := c.copyState(window, inventory)
+	for i := range s.proxies {
+		for j := range s.proxies[i].rows {
+			row := &s.proxies[i].rows[j]
+			row.latency = merge(row.parts)
+		}
+	}
+	slices.SortFunc(s.proxies, func(a, b proxyState) int {
+		return cmpStrings(a.id.String(), b.id.String(), a.workload, b.workload)
+	})
+	return s
+}
+
+// copyState is the part of snapshot that holds the lock. Histograms are not
+// copied: they never change.
+func (c *Collector) copyState(window Window, inventory *tullev1.ListResponse) *snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
@@ -97,9 +114,6 @@ func (c *Collector) snapshot(window Window, inventory *tullev1.ListResponse) *sn
 	for _, r := range c.retired {
 		s.proxies = append(s.proxies, r.state(now, window))
 	}
-	slices.SortFunc(s.proxies, func(a, b proxyState) int {
-		return cmpStrings(a.id.String(), b.id.String(), a.workload, b.workload)
-	})
 	return s
 }
 
@@ -128,7 +142,7 @@ func (r *record) state(now time.Time, window Window) proxyState {
 func (r *record) addTotals(parts map[*row]*rowState, now time.Time) {
 	span := max(now.Sub(r.created), time.Second).Seconds()
 	for _, part := range parts {
-		part.counts, part.latency = part.total, []sparse{part.row.latency}
+		part.counts, part.parts = part.total, []sparse{part.row.latency}
 		part.rps = float64(part.total.requests) / span
 	}
 }
@@ -152,7 +166,7 @@ func (r *record) addWindow(parts map[*row]*rowState, now time.Time, window time.
 			part := parts[row]
 			part.counts = part.counts.plus(d.counts)
 			if len(d.latency) > 0 {
-				part.latency = append(part.latency, d.latency)
+				part.parts = append(part.parts, d.latency)
 			}
 		}
 	}

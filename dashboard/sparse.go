@@ -68,6 +68,27 @@ func (s sparse) addTo(dense *[mesh.Buckets]uint64) {
 	}
 }
 
+// merge sums many histograms at once.
+func merge(parts []sparse) sparse {
+	if len(parts) == 0 {
+		return nil
+	}
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	var dense [mesh.Buckets]uint64
+	for _, p := range parts {
+		p.addTo(&dense)
+	}
+	sum := make(sparse, 0, 2*len(parts[0]))
+	for i, n := range dense {
+		if n > 0 {
+			sum = append(sum, cell{uint16(i), n})
+		}
+	}
+	return sum
+}
+
 // add is a+b, or the highest value where that does not fit.
 func add(a, b uint64) uint64 {
 	sum, carry := bits.Add64(a, b, 0)
