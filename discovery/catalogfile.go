@@ -158,7 +158,8 @@ type CatalogFile struct {
 	Interval time.Duration // between two looks at the file; 0: 1 s
 	Log      *slog.Logger  // nil: slog.Default()
 
-	applied [sha256.Size]byte // of the content last tried, good or bad
+	tried   [sha256.Size]byte // of the content last read
+	refused *CatalogServices  // what it says, if only a service that runs stands against it
 	problem string            // logged last
 }
 
@@ -172,12 +173,21 @@ func (c *CatalogFile) Load() error {
 }
 
 func (c *CatalogFile) apply(content []byte) error {
-	c.applied = sha256.Sum256(content)
+	c.tried, c.refused = sha256.Sum256(content), nil
 	catalog, err := ParseCatalog(c.Path, content)
 	if err != nil {
 		return err
 	}
-	return c.State.SetCatalog(catalog)
+	return c.set(catalog)
+}
+
+func (c *CatalogFile) set(catalog *CatalogServices) error {
+	c.refused = nil
+	err := c.State.SetCatalog(catalog)
+	if err != nil {
+		c.refused = catalog
+	}
+	return err
 }
 
 // Run follows the file until ctx ends. While it cannot be used, the last good
@@ -201,25 +211,34 @@ func (c *CatalogFile) Run(ctx context.Context) error {
 	}
 }
 
-// look reads the file once and applies it if it has changed. A file that was
-// refused because of a service that runs is tried again: that may have ended.
+// look reads the file once and applies it if it has changed. What was refused
+// because of a service that runs is tried again: that may have ended.
 func (c *CatalogFile) look() {
+	content, err := readBounded(c.Path)
+	switch {
+	case err != nil:
+		c.tried, c.refused = [sha256.Size]byte{}, nil // once it is back, it is news
+	case sha256.Sum256(content) != c.tried:
+		err = c.apply(content)
+	case c.refused != nil:
+		err = c.set(c.refused)
+	default:
+		return
+	}
+	c.report(err)
+}
+
+// report logs a change, or why there is none: once, not each second.
+func (c *CatalogFile) report(err error) {
 	log := c.Log
 	if log == nil {
 		log = slog.Default()
-	}
-	content, err := readBounded(c.Path)
-	if err == nil {
-		if sha256.Sum256(content) == c.applied && c.problem == "" {
-			return
-		}
-		err = c.apply(content)
 	}
 	switch {
 	case err == nil:
 		c.problem = ""
 		log.Info("the catalog has changed", "file", c.Path, "services", len(c.State.Load().Services()))
-	case err.Error() != c.problem: // once, not each second
+	case err.Error() != c.problem:
 		c.problem = err.Error()
 		log.Error("the catalog cannot be used; the last good one stays until the file is mended", "file", c.Path, "reason", err)
 	}

@@ -61,9 +61,9 @@ func (c Config) Validate() error {
 //
 // A replica's life:
 //
-//	Join -> held --Lose--> lost --grace over--> gone
-//	          ^--- Join again --'
-//	        held --Leave--> gone
+//	Join ----> held --Lose--> lost --Leave, or the grace is over--> gone
+//	            ^ '-----Leave--|----------------------------------->
+//	            '--Join again--'
 type State struct {
 	config   Config
 	snapshot mesh.Latest[Snapshot]
@@ -79,8 +79,8 @@ type State struct {
 type family struct{ v4, v6 *Pool }
 
 type lease struct {
-	holder   *Lease    // nil: lost
-	deadline time.Time // when lost: its end
+	holder   *Lease
+	deadline time.Time // when lost: its end; zero while held
 }
 
 // NewState returns a State without services.
@@ -313,7 +313,7 @@ func (s *State) putLocked(service *Service) {
 func (l *Lease) SetReady(ready bool) {
 	l.state.mu.Lock()
 	defer l.state.mu.Unlock()
-	if l.heldLocked() {
+	if current := l.currentLocked(); current != nil && current.deadline.IsZero() {
 		l.state.changeLocked(l.Replica.Name, func(r *Replica) { r.Ready = ready })
 	}
 }
@@ -324,10 +324,11 @@ func (l *Lease) Lose() {
 	s := l.state
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !l.heldLocked() {
+	current := l.currentLocked()
+	if current == nil || !current.deadline.IsZero() {
 		return
 	}
-	s.leases[l.Replica.Name] = &lease{deadline: s.config.Now().Add(s.config.Grace)}
+	current.deadline = s.config.Now().Add(s.config.Grace)
 	s.changeLocked(l.Replica.Name, func(r *Replica) { r.Lost = true })
 	select {
 	case s.wake <- struct{}{}:
@@ -335,18 +336,23 @@ func (l *Lease) Lose() {
 	}
 }
 
-// Leave ends the lease and the replica.
+// Leave ends the lease and the replica; of a lost lease, without waiting for
+// the grace.
 func (l *Lease) Leave() {
 	l.state.mu.Lock()
 	defer l.state.mu.Unlock()
-	if l.heldLocked() {
+	if l.currentLocked() != nil {
 		l.state.removeLocked(l.Replica.Name)
 	}
 }
 
-func (l *Lease) heldLocked() bool {
-	current, ok := l.state.leases[l.Replica.Name]
-	return ok && current.holder == l
+// currentLocked returns the state of this Lease, nil if it has ended or the
+// replica has come back under another one.
+func (l *Lease) currentLocked() *lease {
+	if current := l.state.leases[l.Replica.Name]; current != nil && current.holder == l {
+		return current
+	}
+	return nil
 }
 
 func (s *State) changeLocked(name string, change func(*Replica)) {
@@ -398,7 +404,7 @@ func (s *State) Expire(now time.Time) (next time.Time) {
 	defer s.mu.Unlock()
 	for name, l := range s.leases {
 		switch {
-		case l.holder != nil:
+		case l.deadline.IsZero():
 		case !now.Before(l.deadline):
 			s.removeLocked(name)
 		case next.IsZero() || l.deadline.Before(next):

@@ -197,6 +197,19 @@ func TestRejoinAfterARestart(t *testing.T) {
 	}
 }
 
+func TestLeaveEndsALostLeaseAtOnce(t *testing.T) {
+	s := newState(t)
+	lease := join(t, s, JoinRequest{Service: "web"})
+	lease.Lose()
+	lease.Lose()
+	checkShow(t, s, "web", "web-1 10.84.0.2 lost")
+	lease.Leave()
+	checkShow(t, s, "web", "-")
+	if next := s.Expire(s.config.Now()); !next.IsZero() {
+		t.Errorf("a deadline is left: %v", next)
+	}
+}
+
 func TestLostServiceMayBeJoinedAnew(t *testing.T) {
 	s := newState(t)
 	join(t, s, JoinRequest{Service: "web"}).Lose()

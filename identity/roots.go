@@ -39,7 +39,7 @@ func (r *Roots) Message() *tullev1.Roots {
 func encodeCertificates(certs []*x509.Certificate) []byte {
 	var b bytes.Buffer
 	for _, cert := range certs {
-		pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}) // a bytes.Buffer cannot fail
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}) // a bytes.Buffer cannot fail
 	}
 	return b.Bytes()
 }
