@@ -178,6 +178,9 @@ func (r *record) addWindow(parts map[*row]*rowState, now time.Time, window time.
 	}
 	// A first report after a long silence covers more than the window.
 	span := min(max(last.Sub(first), time.Second), window+freshness).Seconds()
+	if r.session == 0 {
+		span = window.Seconds() // it will not go on like that
+	}
 	for _, part := range parts {
 		part.rps = float64(part.counts.requests) / span
 	}
