@@ -61,9 +61,11 @@ func (c Config) Validate() error {
 //
 // A replica's life:
 //
-//	Join ----> held --Lose--> lost --Leave, or the grace is over--> gone
-//	            ^ '-----Leave--|----------------------------------->
-//	            '--Join again--'
+//	Join -> held
+//	held  --Lose-->        lost
+//	lost  --Join again-->  held, under another Lease
+//	lost  --grace over-->  gone
+//	held or lost --Leave-> gone
 type State struct {
 	config   Config
 	snapshot mesh.Latest[Snapshot]

@@ -128,6 +128,9 @@ func (s *store) replace(name string, content []byte) error {
 		err = s.sync()
 	}
 	if err != nil {
+		if pathError, ok := errors.AsType[*fs.PathError](err); ok {
+			err = pathError.Err // the temporary file's name tells nobody anything
+		}
 		return s.advise(fmt.Errorf("write %s: %w", s.path(name), err))
 	}
 	return nil

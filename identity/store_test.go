@@ -205,8 +205,9 @@ func TestFullDiskLeavesNothingBehind(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "ca")
 		config := Config{Dir: dir, TrustDomain: testDomain, Log: discard}
 		_, err := open(config, &store{dir: dir, write: failingDisk(n, syscall.ENOSPC)})
-		if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "free some space") {
-			t.Errorf("write %d: %v", n, err)
+		want := "write " + filepath.Join(dir, []string{keyFile, rootsFile}[n-1]) + ": no space left on device: nothing was changed; free some space"
+		if !errors.Is(err, syscall.ENOSPC) || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("write %d: %v, want %q", n, err, want)
 		}
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("write %d: left %v behind", n, list(t, dir))
