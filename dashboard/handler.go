@@ -77,16 +77,21 @@ func Handler(config HandlerConfig) (http.Handler, error) {
 	mux.HandleFunc("GET /api/v1/about", h.serveAbout)
 	mux.HandleFunc("GET /api/v1/stream", h.serveStream)
 	mux.HandleFunc("GET /api/v1/tap", h.serveTap)
-	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			writeError(w, http.StatusMethodNotAllowed, "the API only answers GET")
-			return
-		}
-		writeError(w, http.StatusNotFound, "no such view; there are services, edges, replicas, proxies, identities, workloads, about, stream and tap under /api/v1")
-	})
+	mux.HandleFunc("HEAD /api/v1/stream", refuse) // it would never end
+	mux.HandleFunc("HEAD /api/v1/tap", refuse)
+	mux.HandleFunc("/api/", refuse)
 	mux.Handle("/", page)
 	return guard(config.Hosts, mux), nil
+}
+
+// refuse answers what no view does.
+func refuse(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet {
+		w.Header().Set("Allow", "GET")
+		writeError(w, http.StatusMethodNotAllowed, "the API only answers GET")
+		return
+	}
+	writeError(w, http.StatusNotFound, "no such view; there are services, edges, replicas, proxies, identities, workloads, about, stream and tap under /api/v1")
 }
 
 // Answer is what each view returns.

@@ -109,6 +109,8 @@ func TestErrorsAreClear(t *testing.T) {
 		{h, "POST", "/api/v1/edges", 405, "GET"},
 		{h, "DELETE", "/api/v1/workloads", 405, "GET"},
 		{h, "POST", "/", 405, "GET"},
+		{h, "HEAD", "/api/v1/stream", 405, "GET"},
+		{h, "HEAD", "/api/v1/tap", 405, "GET"},
 		{broken, "GET", "/api/v1/edges", 503, "out of order"},
 	} {
 		w := httptest.NewRecorder()

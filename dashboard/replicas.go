@@ -74,12 +74,12 @@ func (s *snapshot) addEndpoints(row func(service, workload, address string) *Rep
 	}
 }
 
-// onlyServed leaves out workloads that nobody could call: the clients of the
-// mesh, which offer no service.
+// onlyServed leaves out workloads that nobody calls and that declared no port:
+// the mere clients of the mesh.
 func (s *snapshot) onlyServed(list []Replica) []Replica {
 	offered := map[string]bool{}
 	for _, service := range s.inventory.Services {
-		offered[service.Name] = true
+		offered[service.Name] = len(service.Ports) > 0 || service.Source == "catalog"
 	}
 	return slices.DeleteFunc(list, func(r Replica) bool {
 		return !offered[r.Service] && len(r.Clients) == 0 && r.TotalRequests == 0 && r.Open == 0

@@ -73,7 +73,7 @@ func TestReplicasShowTheBalancer(t *testing.T) {
 		})
 		synctest.Wait()
 		s := c.snapshot(DefaultWindow, &tullev1.ListResponse{
-			Services: []*tullev1.Service{{Name: "catalog", Source: "run", Address4: "10.84.128.1"}, {Name: "db", Source: "catalog", Endpoints: []string{"192.0.2.1:5432"}}},
+			Services: []*tullev1.Service{{Name: "catalog", Source: "run", Address4: "10.84.128.1", Ports: []uint32{8080}}, {Name: "web", Source: "run"}, {Name: "db", Source: "catalog", Endpoints: []string{"192.0.2.1:5432"}}},
 			Workloads: []*tullev1.Workload{
 				{Replica: "catalog-1", Service: "catalog", State: "ready", Address4: "10.84.0.3/16"},
 				{Replica: "catalog-2", Service: "catalog", State: "ready", Address4: "10.84.0.4/16"},
@@ -92,7 +92,7 @@ func TestReplicasShowTheBalancer(t *testing.T) {
 			t.Errorf("estimates: %+v", rows)
 		}
 		services := s.services(s.flows())
-		if len(services) != 2 || services[0].Ready != 2 || services[0].Replicas != 3 || services[1].Ready != 1 {
+		if len(services) != 3 || services[0].Ready != 2 || services[0].Replicas != 3 || services[1].Ready != 1 {
 			t.Errorf("services: %+v", services)
 		}
 	})
