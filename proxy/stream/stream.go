@@ -19,6 +19,9 @@
 // A stream is over when each side has sent FIN or RESET. Until ACCEPT the
 // dialling side sends one DATA frame at most, and keeps it: if the application
 // refuses, the same bytes go to another endpoint.
+//
+// Whatever else arrives is malformed and ends the connection. That includes
+// DATA without a byte: a peer could keep us busy with it at no cost.
 package stream
 
 import (
@@ -82,15 +85,16 @@ type Conn struct {
 
 	head     [HeaderLen]byte // read side
 	left     int             // payload bytes of the current DATA frame not yet read
-	ended    error           // why reading ended: io.EOF, ErrReset, ErrRefused
+	ended    error           // why reading ended: io.EOF, ErrReset, ErrRefused, or what broke the connection
 	endRead  atomic.Bool     // peer has sent FIN or RESET
 	opened   bool            // accepting side has answered
 	inStream bool            // OPEN was sent or received
 
-	writeMu  sync.Mutex
-	scratch  [HeaderLen + maxOpen]byte
-	endWrite atomic.Bool // we have sent FIN or RESET
-	broken   atomic.Bool // the transport can't be used again
+	writeMu   sync.Mutex
+	scratch   [HeaderLen + maxOpen]byte
+	endWrite  atomic.Bool // we have sent FIN or RESET
+	sentReset atomic.Bool // it was RESET
+	broken    atomic.Bool // the transport can't be used again
 }
 
 // New returns a Conn over t. kill must make the peer see a TCP reset; it may
@@ -99,16 +103,22 @@ func New(t Transport, kill func()) *Conn { return &Conn{t: t, kill: kill} }
 
 // Open begins a stream on behalf of client, with first as its first bytes
 // (may be empty, at most MaxPayload). It does not wait for the answer: the
-// first read or Accepted does. The caller keeps first until Accepted.
+// first read or Accepted does. The caller keeps first until Accepted. buf is
+// space to put the frames together in; it grows if it is too short.
 func (c *Conn) Open(client netip.AddrPort, first []byte, buf []byte) error {
 	c.reset()
 	c.inStream = true
-	name, err := client.MarshalBinary()
+	// The zone of a link-local address means nothing on another machine.
+	client = netip.AddrPortFrom(client.Addr().Unmap().WithZone(""), client.Port())
+	if !client.IsValid() {
+		return fmt.Errorf("stream: client address %v is not valid", client)
+	}
+	b := appendHeader(buf[:0], frameOpen, 0)
+	b, err := client.AppendBinary(b)
 	if err != nil {
 		return err
 	}
-	b := append(buf[:0], byte(frameOpen), 0, 0, byte(len(name)))
-	b = append(b, name...)
+	b[HeaderLen-1] = byte(len(b) - HeaderLen)
 	if len(first) > 0 {
 		b = appendHeader(b, frameData, len(first))
 		b = append(b, first...)
@@ -119,15 +129,20 @@ func (c *Conn) Open(client netip.AddrPort, first []byte, buf []byte) error {
 }
 
 // Accepted waits for the accepting side's answer: nil, ErrRefused, or what
-// broke the connection.
+// broke the connection. An answer that takes longer than answerPatience breaks it.
 func (c *Conn) Accepted() error {
 	if c.opened {
 		return nil
 	}
+	if c.ended != nil {
+		return c.ended
+	}
+	c.limitRead(time.Now().Add(answerPatience))
 	kind, n, err := c.readHeader()
 	if err != nil {
-		return err
+		return c.broke(err)
 	}
+	c.limitRead(time.Time{})
 	switch {
 	case kind == frameAccept && n == 0:
 		c.opened = true
@@ -138,9 +153,21 @@ func (c *Conn) Accepted() error {
 	return c.malformed("frame %d of %d bytes where an answer was due", kind, n)
 }
 
+// limitRead sets a deadline for reading, unless Abort or Finish has set its own.
+func (c *Conn) limitRead(t time.Time) {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	if !c.endWrite.Load() {
+		_ = c.t.SetReadDeadline(t)
+	}
+}
+
 // Next waits for the next stream on the accepting side and returns the
 // client's address. It returns io.EOF once the peer has closed the connection.
 func (c *Conn) Next() (netip.AddrPort, error) {
+	if c.broken.Load() {
+		return netip.AddrPort{}, net.ErrClosed
+	}
 	c.reset()
 	c.opened = true
 	kind, n, err := c.readHeader()
@@ -151,14 +178,26 @@ func (c *Conn) Next() (netip.AddrPort, error) {
 		return netip.AddrPort{}, c.malformed("frame %d of %d bytes where a stream should open", kind, n)
 	}
 	var buf [maxOpen]byte
-	if _, err := io.ReadFull(c.t, buf[:n]); err != nil {
-		return netip.AddrPort{}, c.fail(err)
+	if err := c.readPayload(buf[:n]); err != nil {
+		return netip.AddrPort{}, err
 	}
-	var client netip.AddrPort
-	if err := client.UnmarshalBinary(buf[:n]); err != nil {
+	client, err := parseClient(buf[:n])
+	if err != nil {
 		return netip.AddrPort{}, c.malformed("client address: %v", err)
 	}
 	c.inStream = true
+	return client, nil
+}
+
+// parseClient takes the one spelling that Open writes: what the peer says ends
+// up in records, where a zone would be text of its choice.
+func parseClient(b []byte) (client netip.AddrPort, err error) {
+	if err := client.UnmarshalBinary(b); err != nil {
+		return netip.AddrPort{}, err
+	}
+	if a := client.Addr(); !a.IsValid() || a.Zone() != "" || a.Is4In6() {
+		return netip.AddrPort{}, errors.New("not a plain one")
+	}
 	return client, nil
 }
 
@@ -175,6 +214,7 @@ func (c *Conn) reset() {
 	c.left, c.ended, c.opened, c.inStream = 0, nil, false, false
 	c.endRead.Store(false)
 	c.endWrite.Store(false)
+	c.sentReset.Store(false)
 }
 
 // Wait blocks until there is a byte to read, without needing a buffer for it.
@@ -188,30 +228,27 @@ func (c *Conn) Wait() error {
 	if err := c.Accepted(); err != nil {
 		return err
 	}
-	for {
-		kind, n, err := c.readHeader()
-		if err != nil {
-			return err
-		}
-		switch {
-		case kind == frameData && n > 0:
-			c.left = n
-			return nil
-		case kind == frameData: // an empty one says nothing
-		case kind == frameFIN && n == 0:
-			c.ended = io.EOF
-			c.endRead.Store(true)
-			return io.EOF
-		case kind == frameReset:
-			return c.readReset(n)
-		default:
-			return c.malformed("frame %d of %d bytes inside a stream", kind, n)
-		}
+	kind, n, err := c.readHeader()
+	if err != nil {
+		return err
 	}
+	switch {
+	case kind == frameData && n > 0:
+		c.left = n
+		return nil
+	case kind == frameFIN && n == 0:
+		c.ended = io.EOF
+		c.endRead.Store(true)
+		return io.EOF
+	case kind == frameReset:
+		return c.readReset(n)
+	}
+	return c.malformed("frame %d of %d bytes inside a stream", kind, n)
 }
 
 // Read reads the stream's bytes. After the peer's half-close it returns
-// io.EOF, after a reset ErrReset or ErrRefused.
+// io.EOF, after a reset ErrReset or ErrRefused. After a deadline of the
+// transport it may be called again.
 func (c *Conn) Read(p []byte) (int, error) {
 	if err := c.Wait(); err != nil {
 		return 0, err
@@ -219,15 +256,21 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.t.Read(p[:min(len(p), c.left)])
 	c.left -= n
 	if err != nil && n == 0 {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF // in the middle of a frame
+		}
 		return 0, c.fail(err)
 	}
 	return n, nil
 }
 
 // WriteFramed sends b[HeaderLen:] as the stream's bytes; it overwrites the
-// first HeaderLen bytes of b, and so spares a copy. len(b) is at most
-// HeaderLen+MaxPayload.
+// first HeaderLen bytes of b, and so spares a copy. len(b) is at least
+// HeaderLen, at most HeaderLen+MaxPayload.
 func (c *Conn) WriteFramed(b []byte) error {
+	if len(b) == HeaderLen {
+		return nil
+	}
 	appendHeader(b[:0], frameData, len(b)-HeaderLen)
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
@@ -260,7 +303,8 @@ func (c *Conn) CloseWrite() error {
 
 // Abort resets the stream: the peer's application sees ECONNRESET. If a write
 // is stuck, or the peer does not take the frame soon, the whole connection is
-// torn down, which says the same.
+// torn down, which says the same. What the peer has still to say is waited for
+// a little, so that the connection can be used again: reading goes on.
 func (c *Conn) Abort() {
 	if c.endWrite.Load() && c.endRead.Load() {
 		return // over already; a reset would hit the next stream
@@ -270,11 +314,15 @@ func (c *Conn) Abort() {
 		return
 	}
 	defer c.writeMu.Unlock()
-	// Even after our FIN: the peer's reader learns that nobody reads any more.
 	if c.endWrite.Swap(true) {
-		c.tearDown()
+		// Even after our FIN: the peer's reader learns that nobody reads any
+		// more. After our RESET it knows; the deadline set then sees to the rest.
+		if !c.sentReset.Load() {
+			c.tearDown()
+		}
 		return
 	}
+	c.sentReset.Store(true)
 	_ = c.t.SetWriteDeadline(time.Now().Add(abortPatience))
 	err := c.writeLocked(append(appendHeader(c.scratch[:0], frameReset, 1), reasonReset))
 	if err != nil {
@@ -282,12 +330,16 @@ func (c *Conn) Abort() {
 		return
 	}
 	_ = c.t.SetWriteDeadline(time.Time{})
+	_ = c.t.SetReadDeadline(time.Now().Add(drainPatience))
 }
 
 const (
 	abortPatience = 500 * time.Millisecond
 	drainPatience = time.Second
 	drainBytes    = 256 << 10
+	// answerPatience is longer than the accepting side takes to find out that
+	// its application is not there.
+	answerPatience = 10 * time.Second
 )
 
 // Finish ends the stream on this side if that has not happened, waits a
@@ -304,6 +356,7 @@ func (c *Conn) Finish(buf []byte) bool {
 		c.tearDown()
 		return false
 	}
+	_ = c.t.SetReadDeadline(time.Time{})
 	return true
 }
 
@@ -317,7 +370,6 @@ func (c *Conn) drain(buf []byte) {
 			break
 		}
 	}
-	_ = c.t.SetReadDeadline(time.Time{})
 }
 
 // Broken reports whether the connection below can't be used any more.
@@ -335,9 +387,15 @@ func (c *Conn) tearDown() {
 }
 
 func (c *Conn) readHeader() (frameType, int, error) {
-	if _, err := io.ReadFull(c.t, c.head[:]); err != nil {
+	if c.ended != nil {
+		return 0, 0, c.ended
+	}
+	if n, err := io.ReadFull(c.t, c.head[:]); err != nil {
 		if err == io.EOF && c.inStream {
 			err = io.ErrUnexpectedEOF // between streams it is a goodbye; here the peer died
+		}
+		if n > 0 {
+			return 0, 0, c.broke(err) // also by a deadline: the rest would be read as something else
 		}
 		return 0, 0, c.fail(err)
 	}
@@ -348,16 +406,27 @@ func (c *Conn) readHeader() (frameType, int, error) {
 	return frameType(c.head[0]), int(n), nil
 }
 
+// readPayload reads the whole payload of a control frame.
+func (c *Conn) readPayload(p []byte) error {
+	if _, err := io.ReadFull(c.t, p); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return c.broke(err)
+	}
+	return nil
+}
+
 func (c *Conn) readReset(n int) error {
 	if n != 1 {
 		return c.malformed("reset of %d bytes", n)
 	}
-	if _, err := io.ReadFull(c.t, c.head[:1]); err != nil {
-		return c.fail(err)
+	if err := c.readPayload(c.head[:1]); err != nil {
+		return err
 	}
 	c.ended = ErrReset
-	if c.head[0] == reasonRefused {
-		c.ended = ErrRefused
+	if c.head[0] == reasonRefused && !c.opened {
+		c.ended = ErrRefused // once it has accepted, the application may have seen bytes
 	}
 	c.endRead.Store(true)
 	return c.ended
@@ -366,15 +435,21 @@ func (c *Conn) readReset(n int) error {
 // fail notes that reading from the transport went wrong. A deadline passed is
 // no such thing: whoever set it decides.
 func (c *Conn) fail(err error) error {
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		c.broken.Store(true)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
 	}
+	return c.broke(err)
+}
+
+// broke notes that nothing can be read from the transport any more, and why.
+func (c *Conn) broke(err error) error {
+	c.broken.Store(true)
+	c.ended = err
 	return err
 }
 
 func (c *Conn) malformed(format string, args ...any) error {
-	c.broken.Store(true)
-	return fmt.Errorf("stream: malformed: "+format, args...)
+	return c.broke(fmt.Errorf("stream: malformed: "+format, args...))
 }
 
 func (c *Conn) writeFrame(kind frameType, payload []byte) error {
