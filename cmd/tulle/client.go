@@ -30,7 +30,7 @@ func dialHost(run string) (tullev1.HostClient, func(), error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		// The daemon is on this machine: it is back as soon as it is back.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 250 * time.Millisecond},
 		}))
 	if err != nil {
 		return nil, nil, err

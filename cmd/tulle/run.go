@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	"github.com/tulle-mesh/tulle/cmd/tulle/host"
 	"github.com/tulle-mesh/tulle/cmd/tulle/workload"
 	"github.com/tulle-mesh/tulle/mesh"
 )
@@ -52,6 +53,7 @@ func runRun(ctx context.Context, env *command.Env, args []string) int {
 		return runInBackground(env, args)
 	}
 	c.Host, c.RunDir, c.Proxy = client, c.run, c.proxy
+	c.Names, c.Upstreams = host.LastNames(c.run), host.Upstreams
 	if c.background {
 		tell := teller()
 		c.Detached, c.Stdin = true, nil

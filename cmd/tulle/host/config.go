@@ -60,6 +60,7 @@ func (c *Config) Validate() error {
 // Paths below a run directory.
 func lockPath(run string) string    { return filepath.Join(run, "lock") }
 func upPath(run string) string      { return filepath.Join(run, "up.json") }
+func namesPath(run string) string   { return filepath.Join(run, "names.json") }
 func journalPath(run string) string { return filepath.Join(run, "restore.json") }
 
 // HostSocket is where `tulle run` and its like find the daemon.

@@ -48,6 +48,7 @@ type Daemon struct {
 	proxies   *grpc.Server // for the proxies, over mutual TLS
 	local     *grpc.Server // for tulle run and its like
 	dashboard *http.Server
+	names     names
 	dns       *dns.Server
 
 	proxiesAt, localAt, pageAt, apiAt net.Listener
@@ -364,7 +365,8 @@ func (d *Daemon) listen() error {
 	if d.proxiesAt, err = net.Listen("tcp", d.controlAddress().String()); err != nil {
 		return taken("control port", err, fmt.Sprintf("find out who has it with: ss -ltnp 'sport = :%d'", mesh.ControlPort))
 	}
-	config := dns.Config{Domain: Domain, Names: names{state: d.state, networks: d.networks()}, Upstreams: upstreams}
+	d.names = names{state: d.state, networks: d.networks()}
+	config := dns.Config{Domain: Domain, Names: d.names, Upstreams: Upstreams}
 	for _, n := range d.networks() {
 		config.Listen = append(config.Listen, netip.AddrPortFrom(gateway(n).Addr(), dnsPort))
 	}
@@ -395,6 +397,12 @@ func (d *Daemon) serve(ctx context.Context) error {
 	run("name server", func() error { return d.dns.Run(background) })
 	run("state", func() error { return d.state.Run(background) })
 	run("lost replicas", func() error { d.leases.watchLost(background); return nil })
+	run("names", func() error {
+		if err := d.names.publish(background, d.RunDir); err != nil {
+			d.Log.Error("cannot write the names down", "reason", err) // they are for emergencies only
+		}
+		return nil
+	})
 	if d.catalog != nil {
 		run("catalog", func() error { return d.catalog.Run(background) })
 	}

@@ -147,7 +147,7 @@ func restore(run string) error {
 // lock file goes last: until then nobody else begins.
 func clearDir(run string) error {
 	for _, path := range []string{
-		HostSocket(run), APISocket(run), upPath(run), journalPath(run),
+		HostSocket(run), APISocket(run), upPath(run), namesPath(run), journalPath(run),
 		filepath.Join(run, "workloads"), LogPath(run), LogPath(run) + ".1", lockPath(run),
 	} {
 		if err := os.RemoveAll(path); err != nil {

@@ -245,7 +245,9 @@ const codeKilled = 128 + int(unix.SIGKILL)
 
 // buryLocked ends a replica whose `tulle run` is gone without a goodbye.
 func (l *leases) buryLocked(h *held) {
-	l.log.Warn("a tulle run was killed; removing what is left of its replica", "replica", h.record.Replica)
+	if !h.asked {
+		l.log.Warn("a tulle run ended without a word; removing what is left of its replica", "replica", h.record.Replica)
+	}
 	if err := h.record.sweep(); err != nil {
 		l.log.Error("cannot remove all that is left of a replica", "replica", h.record.Replica, "reason", err)
 	}

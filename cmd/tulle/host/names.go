@@ -1,11 +1,15 @@
 package host
 
 import (
+	"context"
+	"encoding/json"
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/dns"
+	"github.com/tulle-mesh/tulle/cmd/tulle/journal"
 	"github.com/tulle-mesh/tulle/discovery"
 )
 
@@ -39,8 +43,73 @@ func (n names) Reverse(addr netip.Addr) (string, bool) {
 	return "", true
 }
 
-// upstreams are the host's own resolvers.
-func upstreams() []netip.AddrPort {
+// LastNames answers with the names that the daemon of a run directory knew
+// last: for the time while it is away.
+func LastNames(run string) dns.Names { return lastNames{run} }
+
+type lastNames struct{ run string }
+
+// Lookup implements dns.Names.
+func (n lastNames) Lookup(name string) ([]netip.Addr, bool) {
+	var known map[string][]netip.Addr
+	if readJSON(namesPath(n.run), &known) != nil {
+		return nil, false
+	}
+	addrs, ok := known[name]
+	return addrs, ok
+}
+
+// Reverse implements dns.Names.
+func (n lastNames) Reverse(addr netip.Addr) (string, bool) {
+	var known map[string][]netip.Addr
+	if readJSON(namesPath(n.run), &known) != nil {
+		return "", false
+	}
+	for name, addrs := range known {
+		if slices.Contains(addrs, addr) {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// publishInterval bounds how often the names are written down.
+const publishInterval = 100 * time.Millisecond
+
+// publish writes all names down for LastNames, whenever they change, until
+// ctx ends.
+func (n names) publish(ctx context.Context, run string) error {
+	for {
+		snapshot, changed := n.state.Watch()
+		known := map[string][]netip.Addr{}
+		for _, s := range snapshot.Services() {
+			known[s.Name], _ = n.Lookup(s.Name)
+			for _, r := range s.Replicas {
+				known[r.Name], _ = n.Lookup(r.Name)
+			}
+		}
+		data, err := json.Marshal(known)
+		if err == nil {
+			err = journal.WriteFile(namesPath(run), data)
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(publishInterval):
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// Upstreams are the host's own resolvers.
+func Upstreams() []netip.AddrPort {
 	text, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil {
 		return nil

@@ -19,7 +19,7 @@ import (
 // Waits between two attempts to reach the daemon again.
 const (
 	minRetry = 100 * time.Millisecond
-	maxRetry = 2 * time.Second
+	maxRetry = 500 * time.Millisecond
 )
 
 // Lease is a replica's place in the mesh. It is kept by a stream to the
@@ -29,8 +29,10 @@ type Lease struct {
 	register *tullev1.Register
 	// Grant is what the daemon gave. It does not change when the lease is taken up again.
 	Grant *tullev1.Lease
-	// Note is told, once each, that the daemon is away, back, or refuses.
+	// note is told, once each, that the daemon is away, back, or refuses, and
+	// away whether it is.
 	note func(format string, args ...any)
+	away func(bool)
 
 	stop   chan struct{} // closed when the daemon asks to stop
 	tokens chan string
@@ -46,9 +48,9 @@ type Lease struct {
 
 // Join asks the daemon for a place. Run must be called next, with the same ctx
 // or one that ends before it.
-func Join(ctx context.Context, client tullev1.HostClient, reg *tullev1.Register, note func(string, ...any)) (*Lease, error) {
+func Join(ctx context.Context, client tullev1.HostClient, reg *tullev1.Register, note func(string, ...any), away func(bool)) (*Lease, error) {
 	l := &Lease{
-		client: client, register: proto.CloneOf(reg), note: note,
+		client: client, register: proto.CloneOf(reg), note: note, away: away,
 		stop: make(chan struct{}), tokens: make(chan string, 1), ended: make(chan struct{}), status: &tullev1.Status{},
 	}
 	stream, grant, err := l.open(ctx)
@@ -130,6 +132,7 @@ func (l *Lease) receive() error {
 // retry takes the lease up again; it returns once that is done or ctx ended.
 func (l *Lease) retry(ctx context.Context, cause error) {
 	l.note("the mesh's daemon is away (%s); %s keeps running; bring it back with: tulle up", reason(cause), l.Grant.Replica)
+	l.away(true)
 	wait := minRetry
 	refused := ""
 	for {
@@ -146,6 +149,7 @@ func (l *Lease) retry(ctx context.Context, cause error) {
 			_ = stream.CloseSend()
 		case err == nil:
 			l.resume(stream)
+			l.away(false)
 			l.note("the mesh's daemon is back; %s has joined again", l.Grant.Replica)
 			return
 		}

@@ -46,6 +46,8 @@ type replica struct {
 	proxy    *proxy
 	group    Cgroup
 	proxyPID atomic.Int64
+	conf     resolvConf
+	names    *standIn
 	process  *process
 
 	watch   sync.WaitGroup // the readiness check
@@ -66,6 +68,7 @@ func (r *replica) up(ctx context.Context) error {
 	if err := r.connect(); err != nil {
 		return fmt.Errorf("%s: %w", r.name(), err)
 	}
+	r.names.attach(r.ns.Thread, r.conf)
 	// The proxy gets its certificate while the rest is done: by the time the command
 	// starts, both are finished.
 	proxied := make(chan error, 1)
@@ -74,7 +77,7 @@ func (r *replica) up(ctx context.Context) error {
 		if err := r.redirect(); err != nil {
 			return err
 		}
-		return privateFiles(filepath.Join(r.dir, "resolv.conf"))
+		return privateFiles(r.conf.path)
 	})
 	if err != nil {
 		err = fmt.Errorf("%s: %w", r.name(), err)
@@ -93,8 +96,8 @@ func (r *replica) writeFiles() error {
 			servers = append(servers, addr)
 		}
 	}
-	resolv := dns.ParseResolvConf(string(host)).ForWorkload(servers, r.lease.Grant.DnsDomain)
-	if err := os.WriteFile(filepath.Join(r.dir, "resolv.conf"), []byte(resolv), 0o644); err != nil {
+	r.conf, err = newResolvConf(filepath.Join(r.dir, "resolv.conf"), dns.ParseResolvConf(string(host)), servers, r.lease.Grant.DnsDomain)
+	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(r.dir, "roots.pem"), r.lease.Grant.RootsPem, 0o644); err != nil {
@@ -346,6 +349,7 @@ func (r *replica) close() error {
 
 // down takes away whatever up and begin have made.
 func (r *replica) down() error {
+	r.names.detach()
 	if r.unwatch != nil {
 		r.unwatch()
 		r.watch.Wait()

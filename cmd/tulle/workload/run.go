@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/cmd/tulle/dns"
 )
 
 // Config is a `tulle run`.
@@ -37,6 +39,9 @@ type Config struct {
 	RunDir string // of the daemon
 	Proxy  string // path of tulle-proxy
 	Host   tullev1.HostClient
+	// Names and Upstreams answer the workloads' DNS questions while the daemon is away.
+	Names     dns.Names
+	Upstreams func() []netip.AddrPort
 	// Started is told once all commands run; nil: nobody.
 	Started func(replicas []string)
 }
@@ -150,11 +155,12 @@ func (r *runner) join() error {
 		}
 		rep := &replica{config: r.Config, index: i + 1}
 		rep.note = func(format string, args ...any) { r.notef(rep, format, args...) }
-		lease, err := Join(r.leases, r.Host, reg, rep.note)
+		rep.names = &standIn{names: r.Names, upstreams: r.Upstreams}
+		lease, err := Join(r.leases, r.Host, reg, rep.note, rep.names.set)
 		if err != nil {
 			return err
 		}
-		rep.lease = lease
+		rep.lease, rep.names.domain = lease, lease.Grant.DnsDomain
 		rep.dir = filepath.Join(r.RunDir, "workloads", lease.Grant.Replica)
 		r.replicas = append(r.replicas, rep)
 		r.leased.Go(func() { lease.Run(r.leases) })
