@@ -77,13 +77,16 @@ func (c *Collector) Attach(stream tullev1.Telemetry_AttachServer) error {
 	if err != nil {
 		return err
 	}
-	defer c.detach(s)
+	said := false
+	defer func() { c.detach(s, said) }()
 
 	var control sync.WaitGroup
 	control.Go(func() { c.taps.instruct(ctx, stream.Send) })
 	defer control.Wait()
 	defer cancel()
-	return c.receive(stream, s)
+	err = c.receive(stream, s)
+	said = err == nil
+	return err
 }
 
 // session is one Attach of a proxy.
@@ -141,12 +144,13 @@ func (c *Collector) attach(ctx context.Context, id mesh.ID, hello *tullev1.Hello
 	return session{c.sessions, r, tapClient{id: id, workload: r.workload}}, nil
 }
 
-func (c *Collector) detach(s session) {
+// detach ends a session; said tells whether the proxy said that it would go.
+func (c *Collector) detach(s session, said bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s.record.session == s.number {
-		s.record.lose(time.Now())
-		c.config.Log.Info("proxy gone", "workload", s.record.workload)
+		s.record.end(time.Now(), said)
+		c.config.Log.Info("proxy gone", "workload", s.record.workload, "said", said)
 	}
 }
 
@@ -189,7 +193,7 @@ func (c *Collector) sweepLocked(now time.Time) {
 	}
 	c.swept = now
 	for key, r := range c.records {
-		if r.session == 0 && now.Sub(r.lost) > keep {
+		if r.session == 0 && now.Sub(r.gone) > keep {
 			c.retireLocked(key, r)
 		}
 	}
@@ -199,7 +203,7 @@ func (c *Collector) sweepLocked(now time.Time) {
 func (c *Collector) retireOldestLocked() bool {
 	var oldest *record
 	for _, r := range c.records {
-		if r.session == 0 && (oldest == nil || r.lost.Before(oldest.lost)) {
+		if r.session == 0 && (oldest == nil || r.gone.Before(oldest.gone)) {
 			oldest = r
 		}
 	}

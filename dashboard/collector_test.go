@@ -234,6 +234,22 @@ func TestNewerStreamReplacesOlder(t *testing.T) {
 	})
 }
 
+func TestProxyThatEndsIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, nil)
+		ends := dial(t, c, testID("a"), "10.84.0.2").hello("a-1", time.Now())
+		breaks := dial(t, c, testID("b"), "10.84.0.3").hello("b-1", time.Now())
+		dial(t, c, testID("c"), "10.84.0.4").hello("c-1", time.Now())
+		ends.end()
+		breaks.cancel()
+		synctest.Wait()
+		rows := c.snapshot(DefaultWindow, nil).proxyRows()
+		if got := rows[0].State + " " + rows[1].State + " " + rows[2].State; got != "ended lost connected" {
+			t.Errorf("states: %s", got)
+		}
+	})
+}
+
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTestCollector(t, func(config *Config) { config.MaxEdges, config.MaxProxies = 4, 2 })

@@ -14,12 +14,12 @@ type Proxy struct {
 	Service      string `json:"service"`
 	Identity     string `json:"identity"`
 	Address      string `json:"address"`
-	State        string `json:"state"` // "connected", "lost"
+	State        string `json:"state"` // "connected", "ended" as it should, "lost"
 	Version      string `json:"version"`
 	Redirect     string `json:"redirect"`
 	Started      string `json:"started"` // times are RFC 3339, "" if unknown
 	LastReport   string `json:"last_report"`
-	Lost         string `json:"lost,omitempty"`
+	Gone         string `json:"gone,omitempty"`
 	RSS          uint64 `json:"rss_bytes"`
 	Connections  uint32 `json:"open_connections"`
 	Destinations uint32 `json:"watched_destinations"`
@@ -36,7 +36,7 @@ func (s *snapshot) proxyRows() []Proxy {
 			continue // totals only
 		}
 		row := Proxy{
-			Workload: p.workload, Service: p.id.Account, Identity: p.id.String(), Address: p.address, State: "connected",
+			Workload: p.workload, Service: p.id.Account, Identity: p.id.String(), Address: p.address, State: p.state(),
 			Version: p.version, Redirect: p.redirect, LastReport: stamp(p.heard),
 			RSS: p.stats.rss, Connections: p.stats.connections, Destinations: p.stats.watched,
 			CertExpires: stamp(p.cert.notAfter), Renewals: p.cert.renewals, Edges: len(p.rows), DroppedEdges: p.dropped,
@@ -45,11 +45,21 @@ func (s *snapshot) proxyRows() []Proxy {
 			row.Started = stamp(time.UnixMilli(p.start))
 		}
 		if !p.connected {
-			row.State, row.Lost = "lost", stamp(p.lost)
+			row.Gone = stamp(p.gone)
 		}
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+func (p *proxyState) state() string {
+	switch {
+	case p.connected:
+		return "connected"
+	case p.ended:
+		return "ended"
+	}
+	return "lost"
 }
 
 // Identity is one row of the identities view: a name and who holds it.
@@ -99,11 +109,8 @@ func (s *snapshot) identities(roots []*x509.Certificate) []Identity {
 			rows = append(rows, Identity{Identity: p.id.String(), Name: p.id.Account, Namespace: p.id.Namespace, Roots: trusted})
 		}
 		holder := HolderView{
-			Workload: p.workload, Address: p.address, State: "connected", Issuer: p.cert.issuer, Serial: p.cert.serial,
+			Workload: p.workload, Address: p.address, State: p.state(), Issuer: p.cert.issuer, Serial: p.cert.serial,
 			Issued: stamp(p.cert.notBefore), Expires: stamp(p.cert.notAfter), Renewals: p.cert.renewals,
-		}
-		if !p.connected {
-			holder.State = "lost"
 		}
 		rows[i].Holders = append(rows[i].Holders, holder)
 	}

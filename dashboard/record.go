@@ -30,11 +30,12 @@ type record struct {
 	redirect string
 	address  string // where it connects from: its workload's address
 	start    int64  // of the proxy, Unix milliseconds
-	session  uint64 // the stream that feeds it; 0: lost
+	session  uint64 // the stream that feeds it; 0: gone
 	created  time.Time
 	attached time.Time
 	heard    time.Time // of the last report, zero before the first of this session
-	lost     time.Time
+	gone     time.Time
+	ended    bool // it is gone because it said so
 	cert     certificate
 	stats    stats
 
@@ -194,9 +195,9 @@ func (r *record) trim(now time.Time) {
 	r.window = r.window[:n]
 }
 
-// lose ends the record's session.
-func (r *record) lose(now time.Time) {
-	r.session, r.lost = 0, now
+// end closes the record's session.
+func (r *record) end(now time.Time, said bool) {
+	r.session, r.gone, r.ended = 0, now, said
 	r.endpoints = nil
 	for _, row := range r.rows {
 		row.open = 0

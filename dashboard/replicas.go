@@ -10,7 +10,11 @@ type replicaKey struct{ service, name string }
 // inventory, those that balancers know, and those seen in traffic.
 func (s *snapshot) replicas(flows []flow) []Replica {
 	rows := map[replicaKey]*Replica{}
+	listed := s.listed()
 	row := func(service, workload, address string) *Replica {
+		if host := hostOf(address); workload == "" && listed[replicaKey{service, host}] {
+			workload = host
+		}
 		if workload == "" {
 			workload = address
 		}
@@ -26,12 +30,8 @@ func (s *snapshot) replicas(flows []flow) []Replica {
 	for _, w := range s.inventory.Workloads {
 		row(w.Service, w.Replica, hostOf(withoutLength(w.Address4))).Ready = isReady(w.State)
 	}
-	for _, service := range s.inventory.Services {
-		if service.Source == "catalog" {
-			for _, address := range service.Endpoints {
-				row(service.Name, "", address).Ready = true // nobody probes them
-			}
-		}
+	for key := range listed {
+		row(key.service, key.name, key.name).Ready = true // nobody probes them
 	}
 	s.addEndpoints(row)
 	sums := map[replicaKey]*sum{}
@@ -51,6 +51,19 @@ func (s *snapshot) replicas(flows []flow) []Replica {
 	setShares(list)
 	slices.SortFunc(list, func(a, b Replica) int { return cmpStrings(a.Service, b.Service, a.Workload, b.Workload) })
 	return list
+}
+
+// listed are the places of catalog services, which may be told without a port.
+func (s *snapshot) listed() map[replicaKey]bool {
+	places := map[replicaKey]bool{}
+	for _, service := range s.inventory.Services {
+		if service.Source == "catalog" {
+			for _, address := range service.Endpoints {
+				places[replicaKey{service.Name, address}] = true
+			}
+		}
+	}
+	return places
 }
 
 // addEndpoints adds what the clients' balancers estimate.

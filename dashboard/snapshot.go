@@ -55,16 +55,16 @@ type snapshot struct {
 	inventory *tullev1.ListResponse
 }
 
-// proxyState is one record: a proxy attached, lately lost, or, without a
+// proxyState is one record: a proxy attached, lately gone, or, without a
 // workload, the totals of those of one identity that were let go.
 type proxyState struct {
 	id                          mesh.ID
 	workload, version, redirect string
 	address                     string
 	start                       int64
-	connected                   bool
+	connected, ended            bool
 	created, attached           time.Time
-	heard, lost                 time.Time
+	heard, gone                 time.Time
 	cert                        certificate
 	stats                       stats
 	endpoints                   []endpoint
@@ -120,7 +120,7 @@ func (c *Collector) copyState(window Window, inventory *tullev1.ListResponse) *s
 func (r *record) state(now time.Time, window Window) proxyState {
 	p := proxyState{
 		id: r.id, workload: r.workload, version: r.version, redirect: r.redirect, address: r.address, start: r.start,
-		connected: r.session != 0, created: r.created, attached: r.attached, heard: r.heard, lost: r.lost, cert: r.cert, stats: r.stats,
+		connected: r.session != 0, created: r.created, attached: r.attached, heard: r.heard, gone: r.gone, ended: r.ended, cert: r.cert, stats: r.stats,
 		endpoints: r.endpoints, dropped: r.dropped,
 	}
 	parts := make(map[*row]*rowState, len(r.rows))

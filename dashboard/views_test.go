@@ -65,6 +65,7 @@ func TestReplicasShowTheBalancer(t *testing.T) {
 			Edges: []*tullev1.Edge{
 				outbound("catalog", "catalog-1").add(make([]time.Duration, 90)...).message(),
 				outbound("catalog", "catalog-2").add(make([]time.Duration, 10)...).message(),
+				{Service: "db", PeerAddress: "192.0.2.1:5432", Security: "plaintext", Protocol: "tcp", Requests: 4},
 			},
 			Endpoints: []*tullev1.EndpointStats{
 				{Service: "catalog", Workload: "catalog-1", Address: "10.84.0.3:8080", EwmaMicros: 900, InFlight: 2, Ready: true},
@@ -73,7 +74,7 @@ func TestReplicasShowTheBalancer(t *testing.T) {
 		})
 		synctest.Wait()
 		s := c.snapshot(DefaultWindow, &tullev1.ListResponse{
-			Services: []*tullev1.Service{{Name: "catalog", Source: "run", Address4: "10.84.128.1", Ports: []uint32{8080}}, {Name: "web", Source: "run"}, {Name: "db", Source: "catalog", Endpoints: []string{"192.0.2.1:5432"}}},
+			Services: []*tullev1.Service{{Name: "catalog", Source: "run", Address4: "10.84.128.1", Ports: []uint32{8080}}, {Name: "web", Source: "run"}, {Name: "db", Source: "catalog", Endpoints: []string{"192.0.2.1"}}},
 			Workloads: []*tullev1.Workload{
 				{Replica: "catalog-1", Service: "catalog", State: "ready", Address4: "10.84.0.3/16"},
 				{Replica: "catalog-2", Service: "catalog", State: "ready", Address4: "10.84.0.4/16"},
@@ -82,7 +83,7 @@ func TestReplicasShowTheBalancer(t *testing.T) {
 			},
 		})
 		rows := s.replicas(s.flows())
-		if len(rows) != 4 || !rows[3].Ready || rows[3].Service != "db" {
+		if len(rows) != 4 || !rows[3].Ready || rows[3].Workload != "192.0.2.1" || rows[3].Requests != 4 {
 			t.Fatalf("got %d replicas, want 4: %+v", len(rows), rows)
 		}
 		if *rows[0].Share != 0.9 || *rows[1].Share != 0.1 || *rows[2].Share != 0 || rows[0].Fair != 0.5 || rows[2].Ready {

@@ -67,12 +67,13 @@ function showTiles({ edges, proxies }) {
   const guarded = share(sum((e) => e.requests, edges.filter((e) => e.security === "mtls")));
   const slowest = busy.reduce((a, b) => ((b.p99_us ?? -1) > (a?.p99_us ?? -1) ? b : a), null);
   const connected = proxies.filter((p) => p.state === "connected").length;
+  const lost = proxies.filter((p) => p.state === "lost").length;
 
   tile("rps", format.rate(sum((e) => e.rps)), `${format.count(sum((e) => e.total_requests))} in all`);
   tile("success", format.success(share(requests - failures)), failures ? `${format.count(failures)} failed` : requests ? "none failed" : "");
   tile("mtls", { ...format.percent(guarded), className: guarded < 1 ? "warn" : "ok" }, open.length ? `${open.length} of ${busy.length} edges plaintext` : busy.length ? "every edge" : "");
   tile("slowest", format.latency(slowest?.p99_us), slowest ? `${slowest.source} → ${slowest.service}` : "");
-  tile("proxies", { value: format.count(connected), unit: "" }, connected < proxies.length ? `${proxies.length - connected} lost` : connected ? "all connected" : "");
+  tile("proxies", { value: format.count(connected), unit: "" }, lost ? `${lost} lost` : connected ? "all connected" : "");
 }
 
 function tile(name, figure, note) {

@@ -121,7 +121,7 @@ function shareBar(td, r) {
 
 export const proxies = [
   { head: "Workload", className: "name", set: (td, r) => name(td, r.workload) },
-  { head: "State", className: "", set: (td, r) => { text(td, r.state); className(td, r.state === "connected" ? "ok" : "warn"); } },
+  { head: "State", className: "", set: (td, r) => { text(td, r.state); className(td, { connected: "ok", ended: "quiet" }[r.state] ?? "warn"); } },
   { head: "Identity", className: "foreign c-mid", set: (td, r) => text(td, r.identity) },
   { head: "Redirect", className: "quiet c-low", set: (td, r) => text(td, r.redirect) },
   { head: "Version", className: "quiet c-low", set: (td, r) => text(td, r.version) },

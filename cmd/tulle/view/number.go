@@ -85,6 +85,8 @@ func size(n uint64) string {
 	switch {
 	case n == 0:
 		return ""
+	case n < 1<<10:
+		return fmt.Sprintf("%dB", n)
 	case n < 1<<20:
 		return fmt.Sprintf("%.0fK", float64(n)/(1<<10))
 	case n < 1<<30:

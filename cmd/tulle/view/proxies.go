@@ -45,9 +45,12 @@ func writeProxies(w io.Writer, proxies []dashboard.Proxy, now time.Time, wide, c
 	}
 	t := newTable(head...)
 	for _, p := range proxies {
-		state := word(p.State, good)
-		if p.State != "connected" {
-			state = word(p.State, warning)
+		state := word(p.State, warning)
+		switch p.State {
+		case "connected":
+			state.tone = good
+		case "ended":
+			state.tone = faint
 		}
 		expires, tone := until(p.CertExpires, now)
 		row := []cell{word(p.Workload, strong), state, number(size(p.RSS)), number(strconv.Itoa(int(p.Connections))), number(expires, tone),
