@@ -66,6 +66,7 @@ func takeInventory(t *testing.T) inventory {
 		{"nftables", "nft list ruleset"},
 		{"iptables", "iptables-legacy-save 2>/dev/null | grep '^-A'; ip6tables-legacy-save 2>/dev/null | grep '^-A'"},
 		{"netns", "ls /run/netns 2>/dev/null"},
+		{"cgroup", "find /sys/fs/cgroup -type d"},
 	} {
 		out, _ := exec.Command("sh", "-c", q.command).Output()
 		add(q.kind, string(out))
@@ -77,7 +78,7 @@ func takeInventory(t *testing.T) inventory {
 		t.Fatal(err)
 	}
 	add("mount", string(mounts))
-	for _, dir := range []string{"/run", "/tmp", "/etc/netns"} {
+	for _, dir := range []string{"/run", os.TempDir(), "/etc/netns"} {
 		add("file", filesUnder(dir))
 	}
 	return found
@@ -114,27 +115,16 @@ func processes() string {
 	return text.String()
 }
 
-// filesUnder lists the files in dir but for the tests' own, and /tmp only one
-// deep and only what may be of ours: it is shared with the real host.
+// filesUnder lists the files in dir; among the temporary ones those that name
+// tulle, the others are the tests' own.
 func filesUnder(dir string) string {
 	var text strings.Builder
 	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
-		case err != nil:
+		case err != nil || path == "/run/xtables.lock" || path == "/run/mount": // of iptables and mount(8)
 			return nil
-		case strings.HasPrefix(path, scratchRoot), path == "/run/xtables.lock":
-			if d.IsDir() {
-				return filepath.SkipDir
-			}
-			return nil
-		case dir == "/tmp" && path != dir:
-			if strings.Contains(d.Name(), "tulle") && !strings.HasPrefix(d.Name(), "tulle-e2e-") {
-				text.WriteString(path + "\n")
-			}
-			if d.IsDir() {
-				return filepath.SkipDir
-			}
-			return nil
+		case path == scratchRoot && dir != os.TempDir(), filepath.Dir(path) == os.TempDir() && !strings.Contains(d.Name(), "tulle"):
+			return filepath.SkipDir
 		}
 		text.WriteString(path + "\n")
 		return nil

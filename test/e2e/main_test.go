@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,8 +23,12 @@ import (
 const (
 	partInit  = "e2e-init"
 	partInner = "e2e-inner"
+	partSweep = "e2e-sweep"
 	partPeer  = "peer"
 )
+
+// outerVariable tells init the outer process's id as the machine knows it.
+const outerVariable = "TULLE_E2E_OUTER"
 
 // scratchRoot is where a run keeps its files; a tmpfs of its own.
 const scratchRoot = "/run/e2e"
@@ -38,6 +43,8 @@ func TestMain(m *testing.M) {
 		os.Exit(peer.Main(os.Args[2:]))
 	case partInit:
 		os.Exit(initMain(os.Args[2:]))
+	case partSweep:
+		os.Exit(sweepMain(os.Args[2:]))
 	case partInner:
 		os.Args = append(os.Args[:1], os.Args[2:]...)
 		os.Exit(m.Run())
@@ -62,12 +69,20 @@ func outerMain(args []string) int {
 	}
 	defer remove()
 	cmd := partCommand(partInit, args)
-	cmd.Env = append(os.Environ(), "TULLE_BIN="+bin)
+	cmd.Env = append(os.Environ(), "TULLE_BIN="+bin, fmt.Sprint(outerVariable, "=", os.Getpid()))
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
 	}
+	defer sweep()
 	return run(cmd)
+}
+
+// sweep removes the run's cgroup.
+func sweep() {
+	cmd := partCommand(partSweep, []string{fmt.Sprint(os.Getpid())})
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	run(cmd)
 }
 
 // partCommand is this binary with another part to play. The test log is what
@@ -149,6 +164,13 @@ func setUpHost() error {
 		if err := unix.Mount(m.kind, m.target, m.kind, 0, m.data); err != nil {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
+	}
+	outer, err := strconv.Atoi(os.Getenv(outerVariable))
+	if err != nil {
+		return fmt.Errorf("%s: %w", outerVariable, err)
+	}
+	if err := enterCgroup(outer); err != nil {
+		return fmt.Errorf("enter a cgroup: %w", err)
 	}
 	if err := os.MkdirAll(scratchRoot+"/tmp", 0o755); err != nil {
 		return err

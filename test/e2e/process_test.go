@@ -15,7 +15,7 @@ import (
 
 // patience bounds every wait of the tests. It is far above what anything takes,
 // so that a loaded machine fails no test.
-const patience = 30 * time.Second
+const patience = 20 * time.Second
 
 // process is a program under test with what it printed.
 type process struct {
@@ -78,7 +78,7 @@ func (p *process) wait(t *testing.T) result {
 	t.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(4 * patience):
+	case <-time.After(2 * patience):
 		t.Errorf("still running: %s", strings.Join(p.cmd.Args, " "))
 		p.stop()
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 )
 
 // TestScript runs testdata/script/*.txtar: what a user types, and what comes
@@ -42,8 +43,15 @@ func TestScript(t *testing.T) {
 			}
 			script := env.T().(serial)
 			before := takeInventory(script.T)
-			env.Defer(func() {
+			// A command that hangs ends, at the latest, with the mesh.
+			watchdog := time.AfterFunc(2*patience, func() {
+				script.T.Errorf("not at its end after %v; taking the mesh down", 2*patience)
 				exec.Command(tulle()[0], "down").Run()
+			})
+			env.Defer(func() {
+				watchdog.Stop()
+				exec.Command(tulle()[0], "down").Run()
+				unix.Unmount(stateDir, unix.MNT_DETACH)
 				before.compare(script.T)
 				os.RemoveAll(stateDir)
 			})
@@ -70,8 +78,7 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	var out []byte
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		cmd := exec.Command(args[1], args[2:]...)
-		cmd.Path = lookIn(ts.Getenv("PATH"), args[1])
+		cmd := exec.Command(lookIn(ts.Getenv("PATH"), args[1]), args[2:]...)
 		cmd.Dir = ts.MkAbs(".")
 		cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"))
 		if out, _ = cmd.CombinedOutput(); pattern.Match(out) {

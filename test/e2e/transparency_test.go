@@ -5,6 +5,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -72,19 +73,14 @@ type references struct {
 
 // compare plays the scene with the mesh and, where need be, without.
 func (s scene) compare(t *testing.T, without *references, with stage) {
-	dir := scratch(t)
-	s.raise(t, with, dir)
-	raised := false
+	s.raise(t, with, scratch(t))
+	raiseOnce := sync.OnceFunc(func() { s.raise(t, without.direct, scratch(t)) })
 	for _, take := range s.takes {
 		t.Run(take.name, func(t *testing.T) {
 			key := s.name + "/" + take.name
 			want, known := without.seen[key]
 			if !known {
-				if !raised {
-					raised = true
-					dir := scratch(t)
-					s.raise(t, without.direct, dir)
-				}
+				raiseOnce()
 				want = normal(take.play(t, without.direct, scratch(t)))
 				without.seen[key] = want
 			}
