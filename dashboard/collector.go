@@ -97,6 +97,7 @@ type session struct {
 }
 
 func (c *Collector) receive(stream tullev1.Telemetry_AttachServer, s session) error {
+	var pace pace
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -110,11 +111,40 @@ func (c *Collector) receive(stream tullev1.Telemetry_AttachServer, s session) er
 			if err := c.report(s, m.Report); err != nil {
 				return err
 			}
+			if err := pace.wait(stream.Context()); err != nil {
+				return err
+			}
 		case *tullev1.ProxyMessage_Tap:
 			c.taps.publish(s.client, m.Tap, c.config.HostAddresses)
 		case *tullev1.ProxyMessage_Hello:
 			return status.Error(codes.InvalidArgument, "Hello may only be sent once")
 		}
+	}
+}
+
+const (
+	reportEvery = 200 * time.Millisecond // proxies report each second
+	reportBurst = 10 * reportEvery
+)
+
+// pace holds back a proxy that reports too often by not reading on; gRPC's
+// flow control does the rest.
+type pace struct{ due time.Time }
+
+func (p *pace) wait(ctx context.Context) error {
+	now := time.Now()
+	if earliest := now.Add(-reportBurst); p.due.Before(earliest) {
+		p.due = earliest
+	}
+	p.due = p.due.Add(reportEvery)
+	if !p.due.After(now) {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(p.due.Sub(now)):
+		return nil
 	}
 }
 

@@ -250,6 +250,30 @@ func TestProxyThatEndsIsNotLost(t *testing.T) {
 	})
 }
 
+func TestProxyThatReportsTooOftenWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, nil)
+		p := dial(t, c, testID("a"), "10.84.0.2").hello("a-1", time.Now())
+		began := time.Now()
+		for range 100 {
+			p.report()
+		}
+		if err := p.end(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < 17*time.Second || took > 19*time.Second {
+			t.Errorf("100 reports at once were taken in %v, want about 18 s", took)
+		}
+		p = dial(t, c, testID("a"), "10.84.0.2").hello("a-1", time.Now())
+		began = time.Now()
+		p.report()
+		p.report() // a last one, right after a regular one
+		if p.end(); time.Since(began) != 0 {
+			t.Errorf("a proxy that ends was held back by %v", time.Since(began))
+		}
+	})
+}
+
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newTestCollector(t, func(config *Config) { config.MaxEdges, config.MaxProxies = 4, 2 })
@@ -321,7 +345,7 @@ func TestTotalsAreExactWhileOthersLook(t *testing.T) {
 			edgesOf(c, DefaultWindow)
 		}
 		proxies.Wait()
-		if e := theEdge(t, c, 0); e.TotalRequests != 1600 || e.Requests != 1600 || e.Statuses[200] != 1600 {
+		if e := theEdge(t, c, Window(time.Minute)); e.TotalRequests != 1600 || e.Requests != 1600 || e.Statuses[200] != 1600 {
 			t.Errorf("%+v; want 1600 requests", e)
 		}
 	})

@@ -63,7 +63,6 @@ type proxyState struct {
 	address                     string
 	start                       int64
 	connected, ended            bool
-	created, attached           time.Time
 	heard, gone                 time.Time
 	cert                        certificate
 	stats                       stats
@@ -120,7 +119,7 @@ func (c *Collector) copyState(window Window, inventory *tullev1.ListResponse) *s
 func (r *record) state(now time.Time, window Window) proxyState {
 	p := proxyState{
 		id: r.id, workload: r.workload, version: r.version, redirect: r.redirect, address: r.address, start: r.start,
-		connected: r.session != 0, created: r.created, attached: r.attached, heard: r.heard, gone: r.gone, ended: r.ended, cert: r.cert, stats: r.stats,
+		connected: r.session != 0, heard: r.heard, gone: r.gone, ended: r.ended, cert: r.cert, stats: r.stats,
 		endpoints: r.endpoints, dropped: r.dropped,
 	}
 	parts := make(map[*row]*rowState, len(r.rows))
