@@ -19,7 +19,7 @@ const total = figure("Total", (r) => ({ value: format.count(r.total_requests), u
 
 const trend = {
   head: "Last minute",
-  className: "num trend c-mid",
+  className: "num trend c-low",
   set(td, row) {
     if (!td.firstElementChild) td.append(clone("spark"));
     drawSpark(td.firstElementChild, row.history);
