@@ -9,6 +9,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/http1"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // answer forwards the answer to a request; its first bytes are in s.in.
@@ -113,7 +114,7 @@ func (c *httpConn) parseHead(s *session) (flags byte, n int, err error) {
 func (c *httpConn) writeFrom(s *session, n int, flags byte) error {
 	b := s.in.bytes()[:n]
 	if c.hop {
-		b = s.in.buf.b[s.in.r-1 : s.in.r+n]
+		b = s.in.buf.B[s.in.r-1 : s.in.r+n]
 		b[0] = flags
 	}
 	_, err := c.conn.Write(b)
@@ -190,11 +191,11 @@ func (c *httpConn) rechunk(x *mesh.Exchange, s *session, head int) error {
 	if err := c.writeFrom(s, head, flagRechunked); err != nil {
 		return err
 	}
-	out := newBuffer(largeBuffer)
-	defer out.free()
+	out := tcp.NewBuffer(tcp.Large)
+	defer out.Free()
 	for {
 		if n > 0 {
-			if _, err := c.conn.Write(http1.AppendChunk(out.b[:0], s.in.bytes())); err != nil {
+			if _, err := c.conn.Write(http1.AppendChunk(out.B[:0], s.in.bytes())); err != nil {
 				return &clientError{err}
 			}
 			x.BytesReceived += uint64(n)
@@ -256,7 +257,7 @@ func (c *httpConn) answerFailed(x *mesh.Exchange, s *session, q *request, err er
 	switch {
 	case errors.As(err, &client): // the client went away: the application shall notice
 		s.abort()
-		c.tcp.reset()
+		c.tcp.Reset()
 	case errors.As(err, &bad) && x.BytesReceived == 0:
 		x.Outcome, x.Status = mesh.BadMessage, bad.Status
 		s.abort()
@@ -266,7 +267,7 @@ func (c *httpConn) answerFailed(x *mesh.Exchange, s *session, q *request, err er
 		_ = c.conn.Close()
 	default:
 		s.abort()
-		c.tcp.reset()
+		c.tcp.Reset()
 	}
 	c.route.done(s, false)
 	c.finish(x, s)
@@ -380,11 +381,11 @@ func (u *upload) stop(c *httpConn) {
 
 // upgrade makes room for bulk data.
 func (in *inbox) upgrade() {
-	if in.len() == 0 && in.buf != nil && len(in.buf.b) < bulkBuffer {
+	if in.len() == 0 && in.buf != nil && len(in.buf.B) < tcp.Bulk {
 		in.release()
-		in.buf = newBuffer(bulkBuffer)
+		in.buf = tcp.NewBuffer(tcp.Bulk)
 		in.r, in.w = headroom, headroom
 	}
 }
 
-var _ net.Conn = (*tcpConn)(nil)
+var _ net.Conn = (*tcp.Conn)(nil)

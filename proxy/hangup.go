@@ -7,6 +7,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,7 +53,7 @@ func newHangups() (*hangups, error) {
 
 // watch calls call once the peer of c has hung up, which may be at once. The
 // caller forgets the watch before it closes c.
-func (h *hangups) watch(c *tcpConn, call func(uint32)) *watched {
+func (h *hangups) watch(c *tcp.Conn, call func(uint32)) *watched {
 	h.mu.Lock()
 	w := &watched{id: h.next, call: call}
 	for h.seen[w.id] != nil {
@@ -61,7 +62,7 @@ func (h *hangups) watch(c *tcpConn, call func(uint32)) *watched {
 	h.next = w.id + 1
 	h.seen[w.id] = w
 	h.mu.Unlock()
-	_ = c.raw.Control(func(fd uintptr) {
+	_ = c.Raw.Control(func(fd uintptr) {
 		// A failure leaves this connection without early notice, no more.
 		_ = unix.EpollCtl(h.epfd, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{
 			Events: unix.EPOLLRDHUP | unix.EPOLLET, Fd: w.id,
@@ -117,7 +118,7 @@ func (h *hangups) deliver(e unix.EpollEvent) {
 
 // hungUp passes the client's hang-up on to the session that is working for it.
 func (c *httpConn) hungUp(kind uint32) {
-	if kind == hangupFIN && !c.hop && c.tcp.unread() > 0 {
+	if kind == hangupFIN && !c.hop && c.tcp.Queued() > 0 {
 		kind = hangupNone // it has sent more requests, whose answers it awaits
 	}
 	c.gone.Store(max(kind, c.gone.Load()))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/http1"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // HTTP/1.1 is forwarded message by message: heads are checked by the strict
@@ -35,9 +36,9 @@ const (
 
 // router finds the sessions that requests are sent on, and hears how it went.
 type router interface {
-	// session returns a session for one attempt. fresh demands a new one. Its
-	// error is what the last attempt failed with, if there is nowhere else to go.
-	session(ctx context.Context, attempt int, fresh bool) (*session, error)
+	// session returns a session for one attempt, of the given age. Its error
+	// is what the last attempt failed with, if there is nowhere else to go.
+	session(ctx context.Context, attempt int, age age) (*session, error)
 	// answered says that the first byte of the answer came. done follows it.
 	answered(s *session, firstByte time.Duration)
 	// failed says that no answer will come, and whether that is the fault of
@@ -57,7 +58,7 @@ type httpConn struct {
 	proxy     *Proxy
 	direction mesh.Direction
 	conn      net.Conn // what to read from and write to: tcp, or TLS over it
-	tcp       *tcpConn
+	tcp       *tcp.Conn
 	hop       bool // the client is a proxy: flag octets in front of response heads
 	client    mesh.Peer
 	security  mesh.Security // inbound: of the client's side
@@ -122,7 +123,7 @@ func (c *httpConn) readFirst() error {
 	c.req.Reset() // it still points into the buffer
 	c.resp.Reset()
 	if c.conn == net.Conn(c.tcp) {
-		buf, n, err := c.tcp.next(headroom, smallBuffer)
+		buf, n, err := c.tcp.Next(headroom, tcp.Small)
 		if err != nil {
 			return err
 		}
@@ -147,7 +148,7 @@ func (c *httpConn) refuse(err error) {
 		case isTimeout(err) && c.in.len() > 0:
 			bad = &http1.Error{Status: 408, Code: "slow-head", Text: "the request head did not come in time"}
 		case isReset(err) && !errors.Is(err, io.EOF):
-			c.tcp.reset()
+			c.tcp.Reset()
 			return
 		default:
 			_ = c.conn.Close()
@@ -216,9 +217,13 @@ type request struct {
 // have acted on the request.
 func (c *httpConn) send(ctx context.Context, q *request, x *mesh.Exchange) (*session, error) {
 	first := c.in.bytes()[q.skip:q.size]
-	fresh := false
+	repeatable := q.idempotent && q.whole
+	age := checked
+	if repeatable {
+		age = anyAge // if it has been closed meanwhile, the request is sent again
+	}
 	for attempt := 0; ; attempt++ {
-		s, err := c.route.session(ctx, attempt, fresh)
+		s, err := c.route.session(ctx, attempt, age)
 		if err != nil {
 			return nil, err
 		}
@@ -240,12 +245,12 @@ func (c *httpConn) send(ctx context.Context, q *request, x *mesh.Exchange) (*ses
 		c.stopWaiting()
 		gone := c.gone.Load() != hangupNone
 		c.route.failed(s, !gone && !s.reused)
-		again := s.reused && q.idempotent && q.whole && attempt+1 < maxAttempts && !gone
+		again := s.reused && repeatable && attempt+1 < maxAttempts && !gone
 		if !again {
 			return s, err
 		}
 		s.close()
-		fresh = true // whatever closed an idle session may have closed the others
+		age = fresh // whatever closed an idle session may have closed the others
 	}
 }
 
@@ -290,7 +295,7 @@ func (c *httpConn) sendFailed(x *mesh.Exchange, s *session, q *request, err erro
 	if errors.Is(err, io.EOF) {
 		_ = c.conn.Close()
 	} else {
-		c.tcp.reset()
+		c.tcp.Reset()
 	}
 	c.finish(x, s)
 	return false

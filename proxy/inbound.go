@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net/netip"
 	"syscall"
@@ -12,6 +11,7 @@ import (
 	"github.com/tulle-mesh/tulle/proxy/mtls"
 	"github.com/tulle-mesh/tulle/proxy/sniff"
 	"github.com/tulle-mesh/tulle/proxy/stream"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 var errDenied = errors.New("policy strict: only clients of the mesh may call")
@@ -19,7 +19,8 @@ var errDenied = errors.New("policy strict: only clients of the mesh may call")
 // inbound is a connection that somebody makes to the workload.
 type inbound struct {
 	proxy    *Proxy
-	conn     *tcpConn
+	conn     *tcp.Conn
+	in       inbox // read and not consumed
 	track    *tracked
 	app      netip.AddrPort // where the application listens: the original destination
 	client   mesh.Peer
@@ -27,13 +28,14 @@ type inbound struct {
 }
 
 // serveInbound tells the story of a connection that somebody makes to the workload.
-func (p *Proxy) serveInbound(ctx context.Context, conn *tcpConn, track *tracked) {
+func (p *Proxy) serveInbound(ctx context.Context, conn *tcp.Conn, track *tracked) {
 	app, err := origin(conn, mesh.InboundPort)
 	if err != nil {
 		p.refuseConn(conn, mesh.Inbound, app, err)
 		return
 	}
 	in := &inbound{proxy: p, conn: conn, track: track, app: app}
+	defer in.in.drop()
 	in.client.Addr, _ = addrPort(conn.RemoteAddr())
 	in.serve(ctx)
 }
@@ -42,7 +44,7 @@ func (p *Proxy) serveInbound(ctx context.Context, conn *tcpConn, track *tracked)
 func (in *inbound) serve(ctx context.Context) {
 	verdict, err := in.sniff(ctx)
 	if err != nil {
-		in.conn.reset()
+		in.conn.Reset()
 		return
 	}
 	switch {
@@ -64,13 +66,13 @@ func (in *inbound) serve(ctx context.Context) {
 func (in *inbound) sniff(ctx context.Context) (sniff.Verdict, error) {
 	if in.proxy.config.Strict {
 		// Only a ClientHello counts, and it has to come soon.
-		v, err := in.proxy.detect(in.conn, handshakeTimeout)
+		v, err := in.proxy.detect(in.conn, &in.in, mtls.HandshakeTimeout)
 		if v == sniff.More {
 			v = sniff.Opaque
 		}
 		return v, err
 	}
-	v, err := in.proxy.detect(in.conn, silence)
+	v, err := in.proxy.detect(in.conn, &in.in, in.proxy.silence)
 	if err != nil || v != sniff.More {
 		return v, err
 	}
@@ -79,16 +81,15 @@ func (in *inbound) sniff(ctx context.Context) (sniff.Verdict, error) {
 
 // meshed serves a client of the mesh: who is it, and what is inside?
 func (in *inbound) meshed(ctx context.Context) {
-	conn := tls.Server(in.conn, in.proxy.creds.Load().Server())
-	in.track.expect(handshakeTimeout, false)
-	if err := conn.Handshake(); err != nil {
+	in.conn.Unread(in.in.buf, in.in.r, in.in.w)
+	in.in = inbox{}
+	conn, err := mtls.Server(in.conn, in.proxy.creds.Load().Server())
+	if err != nil {
 		in.proxy.refuseConn(in.conn, mesh.Inbound, in.app, &handshakeError{addr: in.client.Addr, err: err})
 		return
 	}
-	in.track.expect(0, false)
-	state := conn.ConnectionState()
-	in.client.ID, in.security = mtls.PeerID(state), mesh.MutualTLS
-	if state.NegotiatedProtocol == mesh.ALPNTCP {
+	in.client.ID, in.security = conn.Peer, mesh.MutualTLS
+	if conn.Protocol == mesh.ALPNTCP {
 		in.streams(ctx, conn)
 		return
 	}
@@ -96,7 +97,7 @@ func (in *inbound) meshed(ctx context.Context) {
 }
 
 // http forwards requests to the application; over is the client's TLS, or nil.
-func (in *inbound) http(ctx context.Context, over *tls.Conn) {
+func (in *inbound) http(ctx context.Context, over *mtls.Conn) {
 	c := &httpConn{
 		proxy: in.proxy, direction: mesh.Inbound, conn: in.conn, tcp: in.conn, track: in.track,
 		client: in.client, security: in.security,
@@ -104,7 +105,7 @@ func (in *inbound) http(ctx context.Context, over *tls.Conn) {
 	if over != nil {
 		c.conn, c.hop = over, true
 	} else {
-		c.in, in.conn.pending = in.conn.pending, inbox{}
+		c.in, in.in = in.in, inbox{}
 	}
 	route := &toApp{inbound: in, counters: in.edge(mesh.HTTP1)}
 	c.route = route
@@ -115,8 +116,8 @@ func (in *inbound) http(ctx context.Context, over *tls.Conn) {
 }
 
 // streams serves one TCP stream after the other.
-func (in *inbound) streams(ctx context.Context, conn *tls.Conn) {
-	s := stream.New(conn, in.conn.reset)
+func (in *inbound) streams(ctx context.Context, conn *mtls.Conn) {
+	s := stream.New(conn, in.conn.Reset)
 	e := in.edge(mesh.TCP)
 	for {
 		in.track.expect(keepIdle, true)
@@ -142,9 +143,9 @@ func (in *inbound) streams(ctx context.Context, conn *tls.Conn) {
 			_ = app.Close()
 		}
 		in.ended(e, &x)
-		buf := newBuffer(bulkBuffer)
-		fit := s.Finish(buf.b)
-		buf.free()
+		buf := tcp.NewBuffer(tcp.Bulk)
+		fit := s.Finish(buf.B)
+		buf.Free()
 		if !fit || in.proxy.draining() {
 			break
 		}
@@ -157,14 +158,14 @@ func (in *inbound) opaque(ctx context.Context, proto mesh.Protocol) {
 	x, e := in.begin(proto), in.edge(proto)
 	app, err := in.dialApp(ctx)
 	if err != nil {
-		in.conn.reset()
+		in.conn.Reset()
 		x.Outcome = outcomeOf(err)
 		in.ended(e, &x)
 		return
 	}
 	x.FirstByte = time.Since(x.Start)
 	e.open.Add(1)
-	x.BytesSent, x.BytesReceived, err = in.proxy.relay(&connEnd{conn: in.conn, tcp: in.conn}, &connEnd{conn: app, tcp: app})
+	x.BytesSent, x.BytesReceived, err = in.proxy.relay(&connEnd{conn: in.conn, tcp: in.conn, in: &in.in}, &connEnd{conn: app, tcp: app})
 	in.close(e, &x, app, err)
 }
 
@@ -173,16 +174,16 @@ func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 	x := in.begin(mesh.TCP)
 	app, err := in.dialApp(ctx)
 	if err != nil {
-		in.conn.reset()
+		in.conn.Reset()
 		x.Outcome = outcomeOf(err)
 		in.ended(in.edge(mesh.TCP), &x)
 		return sniff.More, nil
 	}
 	x.FirstByte = time.Since(x.Start)
-	r := in.proxy.startRace(in.conn, &connEnd{conn: app, tcp: app})
+	r := in.proxy.startRace(in.conn, &in.in, &connEnd{conn: app, tcp: app})
 	verdict := r.decide()
 	if verdict == sniff.HTTP1 || verdict == sniff.MeshTLS {
-		r.abandon()
+		r.abandon(func() {})
 		return verdict, nil
 	}
 	if verdict != sniff.More {
@@ -198,14 +199,14 @@ func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 // dialApp connects to the application. One that listens in the other family
 // only is reached, too: clients turn to another address when they are refused,
 // but the proxy has accepted them before it can know.
-func (in *inbound) dialApp(ctx context.Context) (*tcpConn, error) {
-	app, err := dialTCP(ctx, in.app)
+func (in *inbound) dialApp(ctx context.Context) (*tcp.Conn, error) {
+	app, err := tcp.Dial(ctx, in.app)
 	if err == nil || !errors.Is(err, syscall.ECONNREFUSED) {
 		return app, err
 	}
 	for _, a := range in.proxy.own {
 		if a.Is4() != in.app.Addr().Is4() && a.IsGlobalUnicast() {
-			if app, again := dialTCP(ctx, netip.AddrPortFrom(a, in.app.Port())); again == nil {
+			if app, again := tcp.Dial(ctx, netip.AddrPortFrom(a, in.app.Port())); again == nil {
 				return app, nil
 			}
 			break
@@ -214,7 +215,7 @@ func (in *inbound) dialApp(ctx context.Context) (*tcpConn, error) {
 	return nil, err
 }
 
-func (in *inbound) close(e *edge, x *mesh.Exchange, app *tcpConn, err error) {
+func (in *inbound) close(e *edge, x *mesh.Exchange, app *tcp.Conn, err error) {
 	e.open.Add(-1)
 	if err != nil {
 		x.Outcome = mesh.Reset
@@ -258,10 +259,10 @@ type toApp struct {
 	idle     *session
 }
 
-func (t *toApp) session(ctx context.Context, _ int, fresh bool) (*session, error) {
+func (t *toApp) session(ctx context.Context, _ int, a age) (*session, error) {
 	if s := t.idle; s != nil {
 		t.idle = nil
-		if !fresh && s.tcp.quiet() {
+		if s.good(a, t.proxy.now()) {
 			s.reused = true
 			return s, nil
 		}
@@ -280,6 +281,7 @@ func (t *toApp) failed(*session, bool)            {}
 func (t *toApp) done(s *session, reusable bool) {
 	if reusable {
 		s.in.drop()
+		s.since = t.proxy.now()
 		t.idle = s
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // listeners are the sockets of a proxy: both directions in both families, and
@@ -35,9 +36,7 @@ func (p *Proxy) listen(ctx context.Context) (*listeners, error) {
 		{&l.admin, "tcp4", "0.0.0.0", mesh.AdminPort},
 		{&l.admin, "tcp6", "::", mesh.AdminPort},
 	} {
-		c := net.ListenConfig{Control: control, KeepAlive: -1}
-		c.SetMultipathTCP(false)
-		ln, err := c.Listen(ctx, s.network, net.JoinHostPort(s.host, strconv.Itoa(s.port)))
+		ln, err := tcp.Listen(ctx, s.network, net.JoinHostPort(s.host, strconv.Itoa(s.port)))
 		if err != nil {
 			if s.network == "tcp6" && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {
 				continue // IPv6 is off here
@@ -45,7 +44,7 @@ func (p *Proxy) listen(ctx context.Context) (*listeners, error) {
 			l.close()
 			return nil, fmt.Errorf("port %d must be free for the proxy: %w", s.port, err)
 		}
-		*s.list = append(*s.list, ln.(*net.TCPListener))
+		*s.list = append(*s.list, ln)
 	}
 	return l, nil
 }
@@ -84,7 +83,7 @@ const (
 
 // accept takes connections off one listener. What stops it from doing so (no
 // file descriptors left) passes; until then it waits rather than spins.
-func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, group *sync.WaitGroup, serve func(context.Context, *tcpConn, *tracked)) {
+func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, group *sync.WaitGroup, serve func(context.Context, *tcp.Conn, *tracked)) {
 	for {
 		accepted, err := ln.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
@@ -99,7 +98,7 @@ func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, group *sync.Wai
 			time.Sleep(acceptBackoff)
 			continue
 		}
-		conn, err := newTCPConn(accepted)
+		conn, err := tcp.New(accepted)
 		if err != nil {
 			continue
 		}
@@ -108,10 +107,9 @@ func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, group *sync.Wai
 }
 
 // handle is the life of one connection's goroutine.
-func (p *Proxy) handle(ctx context.Context, conn *tcpConn, serve func(context.Context, *tcpConn, *tracked)) {
+func (p *Proxy) handle(ctx context.Context, conn *tcp.Conn, serve func(context.Context, *tcp.Conn, *tracked)) {
 	t := p.conns.add(conn)
 	defer p.conns.remove(t)
-	defer conn.pending.drop()
 	serve(ctx, conn, t)
 	_ = conn.Close()
 }
@@ -129,13 +127,13 @@ type tracker struct {
 
 // tracked is one accepted connection.
 type tracked struct {
-	conn     *tcpConn
+	conn     *tcp.Conn
 	owner    *tracker
 	deadline atomic.Int64 // of the tracker's clock; 0: none
 	idle     atomic.Bool  // nothing is under way: may be closed at any time
 }
 
-func (t *tracker) add(c *tcpConn) *tracked {
+func (t *tracker) add(c *tcp.Conn) *tracked {
 	tr := &tracked{conn: c, owner: t}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -199,7 +197,7 @@ func (t *tracker) drain(patience time.Duration) {
 	for end := time.Now().Add(patience); t.len() > 0 && time.Now().Before(end); {
 		<-poll.C
 	}
-	t.each(func(tr *tracked) { tr.conn.reset() })
+	t.each(func(tr *tracked) { tr.conn.Reset() })
 }
 
 func (t *tracker) each(f func(*tracked)) {

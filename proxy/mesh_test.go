@@ -19,7 +19,11 @@ import (
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/balance"
 	"github.com/tulle-mesh/tulle/proxy/mtls"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
+
+// testSilence is long, so that a busy machine does not make a client silent.
+const testSilence = time.Second
 
 // testAuthority signs the certificates of test proxies.
 type testAuthority struct {
@@ -87,7 +91,7 @@ func newTestProxy(t testing.TB, a *testAuthority, name string, strict bool) *Pro
 	id := mesh.ID{TrustDomain: "test.local", Namespace: "default", Account: name}
 	p := &Proxy{
 		config: Config{Workload: name + "-1", Service: name, ID: id, Strict: strict},
-		log:    slog.New(slog.DiscardHandler), start: time.Now(),
+		log:    slog.New(slog.DiscardHandler), start: time.Now(), silence: testSilence,
 	}
 	p.creds.Store(a.credentials(t, id))
 	var err error
@@ -110,7 +114,7 @@ func newTestPair(t testing.TB, app net.Addr, strict bool) *testPair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := serveTest(t, pair.server, func(ctx context.Context, c *tcpConn, tr *tracked) {
+	in := serveTest(t, pair.server, func(ctx context.Context, c *tcp.Conn, tr *tracked) {
 		i := &inbound{proxy: pair.server, conn: c, track: tr, app: appAddr}
 		i.client.Addr, _ = addrPort(c.RemoteAddr())
 		i.serve(ctx)
@@ -120,7 +124,7 @@ func newTestPair(t testing.TB, app net.Addr, strict bool) *testPair {
 		Key: endpointKey{addr: in, id: pair.server.config.ID, workload: "server-1"}, Ready: true,
 	})
 	t.Cleanup(pair.dest.set.Close)
-	pair.addr = serveTest(t, pair.client, func(ctx context.Context, c *tcpConn, tr *tracked) {
+	pair.addr = serveTest(t, pair.client, func(ctx context.Context, c *tcp.Conn, tr *tracked) {
 		o := &outbound{proxy: pair.client, conn: c, track: tr, dest: pair.dest}
 		o.client, _ = addrPort(c.RemoteAddr())
 		o.serve(ctx)
@@ -141,7 +145,7 @@ func newTestDestination(p *Proxy, service string, specs ...balance.Spec[endpoint
 }
 
 // serveTest accepts on a loopback port for the length of the test.
-func serveTest(t testing.TB, p *Proxy, serve func(context.Context, *tcpConn, *tracked)) netip.AddrPort {
+func serveTest(t testing.TB, p *Proxy, serve func(context.Context, *tcp.Conn, *tracked)) netip.AddrPort {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // errLoop is returned for a connection whose destination is the proxy itself:
@@ -19,7 +20,7 @@ var errLoop = errors.New("original destination is the proxy itself")
 // origin returns where the client of c meant to go before the redirect. If
 // c's local address is not the listener's port it is the original destination
 // (eBPF, TPROXY); else netfilter knows (SO_ORIGINAL_DST).
-func origin(c *tcpConn, listenPort uint16) (netip.AddrPort, error) {
+func origin(c *tcp.Conn, listenPort uint16) (netip.AddrPort, error) {
 	local, err := addrPort(c.LocalAddr())
 	if err != nil {
 		return netip.AddrPort{}, err
@@ -42,8 +43,8 @@ func ownPort(port uint16) bool {
 
 const ip6tSoOriginalDst = 80 // linux/netfilter_ipv6/ip6_tables.h; the same number as SO_ORIGINAL_DST
 
-func netfilterOrigin(c *tcpConn, local netip.Addr) (dst netip.AddrPort, err error) {
-	cerr := c.raw.Control(func(fd uintptr) {
+func netfilterOrigin(c *tcp.Conn, local netip.Addr) (dst netip.AddrPort, err error) {
+	cerr := c.Raw.Control(func(fd uintptr) {
 		if local.Is4() {
 			// The 16 bytes of a sockaddr_in, read through the option type of that size.
 			var got *unix.IPv6Mreq

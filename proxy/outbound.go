@@ -9,6 +9,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/sniff"
 	"github.com/tulle-mesh/tulle/proxy/stream"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 var errNoEndpoint = errors.New("no endpoint")
@@ -16,14 +17,15 @@ var errNoEndpoint = errors.New("no endpoint")
 // outbound is a connection that the workload made, on its way to another one.
 type outbound struct {
 	proxy  *Proxy
-	conn   *tcpConn
+	conn   *tcp.Conn
+	in     inbox // read and not consumed
 	track  *tracked
 	client netip.AddrPort
 	dest   *destination
 }
 
 // serveOutbound tells the story of a connection that the workload makes.
-func (p *Proxy) serveOutbound(ctx context.Context, conn *tcpConn, track *tracked) {
+func (p *Proxy) serveOutbound(ctx context.Context, conn *tcp.Conn, track *tracked) {
 	dst, err := origin(conn, mesh.OutboundPort)
 	if err != nil {
 		p.refuseConn(conn, mesh.Outbound, dst, err)
@@ -40,6 +42,7 @@ func (p *Proxy) serveOutbound(ctx context.Context, conn *tcpConn, track *tracked
 	}
 	defer func() { dest.done(p.now()) }()
 	o := &outbound{proxy: p, conn: conn, track: track, dest: dest}
+	defer o.in.drop()
 	o.client, _ = addrPort(conn.RemoteAddr())
 	o.serve(ctx)
 }
@@ -50,7 +53,7 @@ func (o *outbound) serve(ctx context.Context) {
 	if verdict == sniff.More {
 		var err error
 		if verdict, err = o.sniff(ctx); err != nil {
-			o.conn.reset()
+			o.conn.Reset()
 			return
 		}
 	}
@@ -67,21 +70,21 @@ const (
 	// silence is how long the client may take to speak before the upstream is
 	// opened to see whether the server speaks first.
 	silence = 20 * time.Millisecond
-	// knownSilence is the same where the last client spoke first.
+	// knownSilence is the same where the last client spoke HTTP.
 	knownSilence = time.Second
 )
 
 // sniff finds out what the client speaks. If the server turns out to speak
 // first, it serves the connection to its end and returns More.
 func (o *outbound) sniff(ctx context.Context) (sniff.Verdict, error) {
-	patience := silence
+	patience := o.proxy.silence
 	switch sniff.Verdict(o.dest.learned.Load()) {
 	case sniff.Opaque:
 		return sniff.Opaque, nil // a server that speaks first
 	case sniff.HTTP1:
 		patience = knownSilence
 	}
-	verdict, err := o.proxy.detect(o.conn, patience)
+	verdict, err := o.proxy.detect(o.conn, &o.in, patience)
 	if err != nil {
 		return verdict, err
 	}
@@ -102,23 +105,22 @@ func (o *outbound) http(ctx context.Context) {
 		proxy: o.proxy, direction: mesh.Outbound, conn: o.conn, tcp: o.conn, track: o.track,
 		client: o.proxy.self(o.client), route: &balanced{outbound: o},
 	}
-	c.in, o.conn.pending = o.conn.pending, inbox{}
+	c.in, o.in = o.in, inbox{}
 	c.serve(ctx)
 }
 
 // opaque forwards bytes to one endpoint.
 func (o *outbound) opaque(ctx context.Context, proto mesh.Protocol) {
 	x := o.begin(proto)
-	first := o.conn.pending.bytes()
+	first := o.in.bytes()
 	first = first[:min(len(first), stream.MaxPayload)]
 	s, ep, err := o.open(ctx, first)
 	if err != nil {
 		o.failed(&x, ep, err)
 		return
 	}
-	o.conn.pending.take(len(first))
-	o.conn.pending.release()
-	near := &connEnd{conn: o.conn, tcp: o.conn}
+	o.in.take(len(first))
+	near := &connEnd{conn: o.conn, tcp: o.conn, in: &o.in}
 	e := ep.Value.edge(proto)
 	e.open.Add(1)
 	x.FirstByte = time.Since(x.Start)
@@ -136,11 +138,10 @@ func (o *outbound) race(ctx context.Context) sniff.Verdict {
 		return sniff.More
 	}
 	x.FirstByte = time.Since(x.Start)
-	r := o.proxy.startRace(o.conn, s.end())
+	r := o.proxy.startRace(o.conn, &o.in, s.end())
 	verdict := r.decide()
 	if verdict == sniff.HTTP1 {
-		r.abandon()
-		o.giveBack(s, ep)
+		r.abandon(func() { o.giveBack(s, ep) })
 		return verdict
 	}
 	if verdict == sniff.More {
@@ -164,7 +165,7 @@ func (o *outbound) begin(proto mesh.Protocol) mesh.Exchange {
 
 // failed refuses the client what no endpoint took.
 func (o *outbound) failed(x *mesh.Exchange, ep *endpoint, err error) {
-	o.conn.reset()
+	o.conn.Reset()
 	x.Outcome = outcomeOf(err)
 	if errors.Is(err, errNoEndpoint) {
 		x.Outcome = mesh.NoEndpoint
@@ -186,7 +187,7 @@ func (o *outbound) ended(x *mesh.Exchange, e *edge, s *session, ep *endpoint, er
 	x.Server, x.Security = ep.Value.peer(), ep.Value.security
 	if err != nil {
 		x.Outcome = mesh.Reset
-		o.conn.reset()
+		o.conn.Reset()
 	}
 	_ = o.conn.Close()
 	e.open.Add(-1)
@@ -198,11 +199,11 @@ func (o *outbound) ended(x *mesh.Exchange, e *edge, s *session, ep *endpoint, er
 func (o *outbound) giveBack(s *session, ep *endpoint) {
 	if s.stream == nil {
 		s.close()
-	} else if buf := newBuffer(bulkBuffer); s.stream.Finish(buf.b) {
-		buf.free()
+	} else if buf := tcp.NewBuffer(tcp.Bulk); s.stream.Finish(buf.B) {
+		buf.Free()
 		ep.Value.release(s)
 	} else {
-		buf.free()
+		buf.Free()
 		s.close()
 	}
 	ep.Leave()
@@ -237,7 +238,11 @@ func (o *outbound) open(ctx context.Context, first []byte) (*session, *endpoint,
 
 func (o *outbound) openAt(ctx context.Context, up *upstream, first []byte) (*session, error) {
 	for {
-		s, err := up.session(ctx, streamSession, up.security != mesh.MutualTLS)
+		a := checked
+		if up.security != mesh.MutualTLS {
+			a = fresh // there, a connection carries one stream
+		}
+		s, err := up.session(ctx, streamSession, a)
 		if err != nil {
 			return nil, err
 		}
@@ -251,9 +256,9 @@ func (o *outbound) openAt(ctx context.Context, up *upstream, first []byte) (*ses
 			}
 			return s, nil
 		}
-		buf := newBuffer(largeBuffer)
-		err = s.stream.Open(o.client, first, buf.b)
-		buf.free()
+		buf := tcp.NewBuffer(tcp.Large)
+		err = s.stream.Open(o.client, first, buf.B)
+		buf.Free()
 		if err == nil {
 			err = s.stream.Accepted()
 		}
@@ -272,9 +277,9 @@ func (o *outbound) openAt(ctx context.Context, up *upstream, first []byte) (*ses
 }
 
 func (o *outbound) giveBackRefused(s *session, up *upstream) {
-	buf := newBuffer(bulkBuffer)
-	defer buf.free()
-	if s.stream.Finish(buf.b) {
+	buf := tcp.NewBuffer(tcp.Bulk)
+	defer buf.Free()
+	if s.stream.Finish(buf.B) {
 		up.release(s)
 	} else {
 		s.close()
@@ -291,16 +296,16 @@ func (s *session) end() end {
 
 // passThrough forwards to an address that the mesh has nothing to do with.
 // Nothing is looked at, so nothing can be in the way.
-func (p *Proxy) passThrough(ctx context.Context, conn *tcpConn, dst netip.AddrPort) {
+func (p *Proxy) passThrough(ctx context.Context, conn *tcp.Conn, dst netip.AddrPort) {
 	client, _ := addrPort(conn.RemoteAddr())
 	x := mesh.Exchange{
 		Direction: mesh.Outbound, Protocol: mesh.TCP, Client: p.self(client),
 		Server: mesh.Peer{Addr: dst}, Start: time.Now(),
 	}
 	e := p.recorder.edge(edgeKey{direction: mesh.Outbound, protocol: mesh.TCP, address: dst.String()})
-	far, err := dialTCP(ctx, dst)
+	far, err := tcp.Dial(ctx, dst)
 	if err != nil {
-		conn.reset()
+		conn.Reset()
 		x.Outcome, x.Duration = outcomeOf(err), time.Since(x.Start)
 		p.recorder.record(e, &x)
 		return
@@ -325,9 +330,9 @@ type balanced struct {
 	ep *endpoint // of the last attempt
 }
 
-func (b *balanced) session(ctx context.Context, attempt int, fresh bool) (*session, error) {
+func (b *balanced) session(ctx context.Context, attempt int, a age) (*session, error) {
 	avoid := b.ep
-	if attempt == 0 || fresh {
+	if attempt == 0 || a == fresh {
 		avoid = nil
 	}
 	var err error = errNoEndpoint
@@ -338,7 +343,7 @@ func (b *balanced) session(ctx context.Context, attempt int, fresh bool) (*sessi
 		}
 		start := b.proxy.now()
 		var s *session
-		if s, err = ep.Value.session(ctx, httpSession, fresh); err == nil {
+		if s, err = ep.Value.session(ctx, httpSession, a); err == nil {
 			b.ep = ep
 			return s, nil
 		}

@@ -14,6 +14,7 @@ import (
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/mtls"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // Config is all that a proxy has to be told.
@@ -64,6 +65,7 @@ type Proxy struct {
 	config    Config
 	log       *slog.Logger
 	start     time.Time
+	silence   time.Duration // see the constant
 	creds     mtls.Source
 	certifier *mtls.Certifier
 	directory *directory
@@ -85,7 +87,7 @@ func New(c Config) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{config: c, log: c.Log, start: time.Now()}
+	p := &Proxy{config: c, log: c.Log, start: time.Now(), silence: silence}
 	p.certifier = &mtls.Certifier{ID: c.ID, Control: c.Control, Roots: roots, Token: c.Token, Source: &p.creds, Log: c.Log}
 	return p, nil
 }
@@ -174,8 +176,8 @@ func (u *upstream) peer() mesh.Peer {
 }
 
 // refuseConn resets a connection that can't be served and records why.
-func (p *Proxy) refuseConn(c *tcpConn, d mesh.Direction, dst netip.AddrPort, err error) {
-	c.reset()
+func (p *Proxy) refuseConn(c *tcp.Conn, d mesh.Direction, dst netip.AddrPort, err error) {
+	c.Reset()
 	peer, _ := addrPort(c.RemoteAddr())
 	x := mesh.Exchange{Direction: d, Protocol: mesh.TCP, Outcome: outcomeOf(err), Start: time.Now()}
 	key := edgeKey{direction: d, protocol: mesh.TCP}

@@ -4,28 +4,31 @@ import (
 	"errors"
 	"io"
 	"os"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/tulle-mesh/tulle/proxy/sniff"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // detect reads what the client sends until it is clear what it speaks; the
-// bytes stay pending. It returns More if the client has been silent for
+// bytes stay in in. It returns More if the client has been silent for
 // patience (0: for ever), and Opaque if it ends without having said enough.
-func (p *Proxy) detect(c *tcpConn, patience time.Duration) (sniff.Verdict, error) {
+func (p *Proxy) detect(c *tcp.Conn, in *inbox, patience time.Duration) (sniff.Verdict, error) {
 	if patience > 0 {
 		_ = c.SetReadDeadline(time.Now().Add(patience))
 		defer func() { _ = c.SetReadDeadline(time.Time{}) }()
 	}
 	for {
-		if v := sniff.Client(c.pending.bytes()); v != sniff.More {
+		if v := sniff.Client(in.bytes()); v != sniff.More {
 			return v, nil
 		}
-		switch err := c.pending.fill(c.TCPConn); {
+		switch err := in.fill(c); {
 		case err == nil:
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.Is(err, os.ErrDeadlineExceeded) && (in.len() == 0 || patience == 0):
 			return sniff.More, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			_ = c.SetReadDeadline(time.Time{}) // slow, not silent
 		case err == io.EOF:
 			return sniff.Opaque, nil
 		default:
@@ -37,70 +40,91 @@ func (p *Proxy) detect(c *tcpConn, patience time.Duration) (sniff.Verdict, error
 // race is between a client that is silent and a server that may speak first.
 type race struct {
 	proxy     *Proxy
-	conn      *tcpConn
+	conn      *tcp.Conn
+	in        *inbox // of conn
 	out, back *flow
 	ended     chan error
-	winner    atomic.Int32
+
+	mu     sync.Mutex
+	winner winner
 }
 
-// Who won a race.
+// winner is who ended a race.
+type winner int
+
 const (
-	nobody int32 = iota
-	server
-	client
+	nobody    winner = iota
+	server           // it spoke first: opaque bytes
+	client           // it spoke first, and the upstream is the right one
+	abandoned        // it spoke first, and wants another upstream
 )
 
 var errAbandoned = errors.New("the client wants another upstream")
 
 // startRace begins to listen to far.
-func (p *Proxy) startRace(conn *tcpConn, far end) *race {
-	near := &connEnd{conn: conn, tcp: conn}
+func (p *Proxy) startRace(conn *tcp.Conn, in *inbox, far end) *race {
+	near := &connEnd{conn: conn, tcp: conn, in: in}
 	r := &race{
-		proxy: p, conn: conn, ended: make(chan error, 1),
+		proxy: p, conn: conn, in: in, ended: make(chan error, 1),
 		out: &flow{dst: far, src: near}, back: &flow{dst: near, src: far},
 	}
 	go r.listen()
 	return r
 }
 
+// claim makes who the winner unless there is one, and returns the winner.
+func (r *race) claim(who winner) winner {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.winner == nobody {
+		r.winner = who
+		if who == server {
+			_ = r.conn.SetReadDeadline(time.Unix(1, 0)) // wakes decide
+		}
+	}
+	return r.winner
+}
+
 // listen waits for the server's first bytes and, unless they come too late
 // to matter, forwards them and all that follow.
 func (r *race) listen() {
-	buf, n, err := r.back.src.next(smallBuffer)
-	if r.winner.CompareAndSwap(nobody, server) {
-		_ = r.conn.SetReadDeadline(time.Unix(1, 0)) // wakes decide
-	}
-	if r.winner.Load() == abandoned {
-		buf.free()
+	buf, n, err := r.back.src.next(tcp.Small)
+	if r.claim(server) == abandoned {
+		buf.Free()
 		r.ended <- errAbandoned
 		return
 	}
 	r.ended <- r.back.runFrom(buf, n, err)
 }
 
-const abandoned int32 = client + 1
-
 // decide returns More if the server spoke first, else what the client speaks.
-// Unless abandon is called next, both flows go on.
+// Unless that is HTTP1 or MeshTLS, both flows go on; else abandon comes next.
 func (r *race) decide() sniff.Verdict {
-	v, err := r.proxy.detect(r.conn, 0)
-	if r.winner.Load() == server || err == nil && v != sniff.HTTP1 && v != sniff.MeshTLS && !r.winner.CompareAndSwap(nobody, client) {
+	v, err := r.proxy.detect(r.conn, r.in, 0)
+	who := client
+	if err == nil && (v == sniff.HTTP1 || v == sniff.MeshTLS) {
+		who = abandoned
+	}
+	switch {
+	case r.claim(who) == server:
 		_ = r.conn.SetReadDeadline(time.Time{})
 		return sniff.More
-	}
-	if err != nil {
+	case err != nil:
 		return sniff.Opaque // the flows will see the error, too
-	}
-	if (v == sniff.HTTP1 || v == sniff.MeshTLS) && !r.winner.CompareAndSwap(nobody, abandoned) {
-		_ = r.conn.SetReadDeadline(time.Time{})
-		return sniff.More
 	}
 	return v
 }
 
-// abandon gives the upstream up in favour of another one, and waits until
-// nothing reads from it any more.
-func (r *race) abandon() {
-	r.back.src.reset()
-	<-r.ended
+// abandon ends the upstream in favour of another one, in peace: the application
+// reads EOF. Once nothing reads from it any more, it calls ended.
+func (r *race) abandon(ended func()) {
+	go func() {
+		if far, ok := r.back.src.(*connEnd); ok {
+			_ = far.tcp.Close()
+		} else {
+			_ = r.back.src.closeWrite()
+		}
+		<-r.ended
+		ended()
+	}()
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/proxy/stream"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // end is one side of a relay of opaque bytes. One goroutine reads and one
@@ -15,37 +16,37 @@ import (
 type end interface {
 	// next waits for bytes, without a buffer while there are none, and returns
 	// them behind stream.HeaderLen free bytes. The caller frees the buffer.
-	next(size int) (*buffer, int, error)
+	next(size int) (*tcp.Buffer, int, error)
 	// write sends b[stream.HeaderLen:].
 	write(b []byte) error
 	closeWrite() error
 	reset()
 	// under is the TCP connection below.
-	under() *tcpConn
+	under() *tcp.Conn
 }
 
 // connEnd is a plain connection, or TLS whose inside is not framed.
 type connEnd struct {
 	conn net.Conn
-	tcp  *tcpConn
+	tcp  *tcp.Conn
 	in   *inbox // read before the relay began; nil if nothing was
 }
 
-func (e *connEnd) next(size int) (*buffer, int, error) {
+func (e *connEnd) next(size int) (*tcp.Buffer, int, error) {
 	if e.in != nil && e.in.len() > 0 {
-		buf := newBuffer(bulkBuffer)
-		n := copy(buf.b[stream.HeaderLen:], e.in.bytes())
+		buf := tcp.NewBuffer(bulk)
+		n := copy(buf.B[stream.HeaderLen:bulk], e.in.bytes())
 		e.in.take(n)
 		e.in.release()
 		return buf, n, nil
 	}
 	if e.conn == net.Conn(e.tcp) {
-		return e.tcp.next(stream.HeaderLen, size)
+		return e.tcp.Next(stream.HeaderLen, size)
 	}
-	buf := newBuffer(size)
-	n, err := e.conn.Read(buf.b[stream.HeaderLen:])
+	buf := tcp.NewBuffer(size)
+	n, err := e.conn.Read(buf.B[stream.HeaderLen:size])
 	if n == 0 {
-		buf.free()
+		buf.Free()
 		return nil, 0, err
 	}
 	return buf, n, nil
@@ -57,17 +58,8 @@ func (e *connEnd) write(b []byte) error {
 }
 
 func (e *connEnd) closeWrite() error { return e.conn.(interface{ CloseWrite() error }).CloseWrite() }
-func (e *connEnd) reset()            { e.tcp.reset() }
-func (e *connEnd) under() *tcpConn   { return e.tcp }
-
-// ahead returns how many bytes were read before the relay began.
-func (e *connEnd) ahead() int {
-	n := e.tcp.pending.len()
-	if e.in != nil && e.in != &e.tcp.pending {
-		n += e.in.len()
-	}
-	return n
-}
+func (e *connEnd) reset()            { e.tcp.Reset() }
+func (e *connEnd) under() *tcp.Conn  { return e.tcp }
 
 // plain reports whether the kernel may move the bytes by itself.
 func (e *connEnd) plain() bool { return e.conn == net.Conn(e.tcp) }
@@ -75,17 +67,17 @@ func (e *connEnd) plain() bool { return e.conn == net.Conn(e.tcp) }
 // streamEnd is a stream to another proxy.
 type streamEnd struct {
 	*stream.Conn
-	tcp *tcpConn
+	tcp *tcp.Conn
 }
 
-func (e *streamEnd) next(size int) (*buffer, int, error) {
+func (e *streamEnd) next(size int) (*tcp.Buffer, int, error) {
 	if err := e.Wait(); err != nil {
 		return nil, 0, err
 	}
-	buf := newBuffer(bulkBuffer)
-	n, err := e.Read(buf.b[stream.HeaderLen:])
+	buf := tcp.NewBuffer(stream.HeaderLen + e.Left())
+	n, err := e.Read(buf.B[stream.HeaderLen:])
 	if n == 0 {
-		buf.free()
+		buf.Free()
 		return nil, 0, err
 	}
 	return buf, n, nil
@@ -94,11 +86,14 @@ func (e *streamEnd) next(size int) (*buffer, int, error) {
 func (e *streamEnd) write(b []byte) error { return e.WriteFramed(b) }
 func (e *streamEnd) closeWrite() error    { return e.CloseWrite() }
 func (e *streamEnd) reset()               { e.Abort() }
-func (e *streamEnd) under() *tcpConn      { return e.tcp }
+func (e *streamEnd) under() *tcp.Conn     { return e.tcp }
 
 // stuckPatience is how long a relay whose one side was reset may take to
 // deliver what came before the reset.
 const stuckPatience = 500 * time.Millisecond
+
+// bulk is what is read at once from a side that has much to send: a frame.
+const bulk = stream.HeaderLen + stream.MaxPayload
 
 // flow is one direction of a relay.
 type flow struct {
@@ -146,14 +141,14 @@ func (p *Proxy) join(out, back *flow, ended <-chan error) (sent, received uint64
 
 // run moves bytes until src ends or dst does not take them.
 func (f *flow) run() error {
-	if src, ok := f.src.(*connEnd); ok && src.ahead() > 0 {
-		buf, n, err := src.next(bulkBuffer)
+	if src, ok := f.src.(*connEnd); ok && src.in != nil && src.in.len() > 0 {
+		buf, n, err := src.next(bulk)
 		return f.runFrom(buf, n, err)
 	}
 	if err := f.splice(); err != nil {
 		return f.finish(err)
 	}
-	for size := smallBuffer; ; {
+	for size := tcp.Small; ; {
 		buf, n, err := f.src.next(size)
 		if err == nil {
 			err = f.deliver(buf, n)
@@ -162,13 +157,13 @@ func (f *flow) run() error {
 			return f.finish(err)
 		}
 		if n == size-stream.HeaderLen {
-			size = bulkBuffer // it fills small ones: bulk
+			size = bulk // it fills small ones: bulk
 		}
 	}
 }
 
 // runFrom is run for which src.next has been called once.
-func (f *flow) runFrom(buf *buffer, n int, err error) error {
+func (f *flow) runFrom(buf *tcp.Buffer, n int, err error) error {
 	if err == nil {
 		err = f.deliver(buf, n)
 	}
@@ -178,9 +173,9 @@ func (f *flow) runFrom(buf *buffer, n int, err error) error {
 	return f.run()
 }
 
-func (f *flow) deliver(buf *buffer, n int) error {
-	err := f.dst.write(buf.b[:stream.HeaderLen+n])
-	buf.free()
+func (f *flow) deliver(buf *tcp.Buffer, n int) error {
+	err := f.dst.write(buf.B[:stream.HeaderLen+n])
+	buf.Free()
 	f.moved.Add(uint64(n))
 	return err
 }

@@ -304,7 +304,7 @@ var scenes = []scene{
 		}},
 	{name: "both are silent for a while", conns: 2,
 		client: func(c *net.TCPConn, log io.Writer) {
-			time.Sleep(3 * silence)
+			time.Sleep(testSilence + testSilence/2)
 			send(c, "\x00\x01binary")
 			c.CloseWrite()
 			readAll(c, log)
@@ -312,7 +312,7 @@ var scenes = []scene{
 		app: func(c *net.TCPConn, log io.Writer) { io.Copy(c, io.TeeReader(c, log)) }},
 	{name: "silent, then http", conns: 2,
 		client: func(c *net.TCPConn, log io.Writer) {
-			time.Sleep(3 * silence)
+			time.Sleep(testSilence + testSilence/2)
 			send(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 			readAll(c, log)
 		},

@@ -16,13 +16,12 @@ import (
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/mtls"
 	"github.com/tulle-mesh/tulle/proxy/stream"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 const (
-	connectTimeout   = 5 * time.Second
-	handshakeTimeout = 10 * time.Second
-	sessionIdle      = 20 * time.Second // unused for so long, a session is closed
-	maxIdleSessions  = 512              // per endpoint and protocol
+	sessionIdle     = 20 * time.Second // unused for so long, a session is closed
+	maxIdleSessions = 512              // per endpoint and protocol
 )
 
 // Errors of dialling that decide what the exchange's outcome is.
@@ -58,8 +57,8 @@ var alpn = [2]string{mesh.ALPNHTTP1, mesh.ALPNTCP}
 type session struct {
 	up     *upstream
 	kind   sessionKind
-	conn   net.Conn // the *tls.Conn of a meshed endpoint, else tcp
-	tcp    *tcpConn
+	conn   net.Conn // the *mtls.Conn of a meshed endpoint, else tcp
+	tcp    *tcp.Conn
 	stream *stream.Conn // of a streamSession
 	in     inbox        // of an httpSession: read and not consumed
 	meshed bool
@@ -103,15 +102,34 @@ func (u *upstream) peerID() mesh.ID {
 	return mesh.ID{}
 }
 
-// session returns an idle session that is still good, or dials one. fresh
-// demands a new one.
-func (u *upstream) session(ctx context.Context, kind sessionKind, fresh bool) (*session, error) {
-	for !fresh {
+// age says which sessions will do.
+type age int
+
+const (
+	anyAge  age = iota // an idle one; it may turn out to have been closed
+	checked            // an idle one that was open a moment ago
+	fresh              // a new one
+)
+
+// recently is how long ago an idle session was used that needs no check.
+const recently = time.Second
+
+// good reports whether an idle session will do.
+func (s *session) good(a age, now time.Duration) bool {
+	if a == anyAge && now-s.since < recently {
+		return true
+	}
+	return a != fresh && s.tcp.Quiet()
+}
+
+// session returns an idle session that is good enough, or dials one.
+func (u *upstream) session(ctx context.Context, kind sessionKind, a age) (*session, error) {
+	for a != fresh {
 		s := u.takeIdle(kind)
 		if s == nil {
 			break
 		}
-		if s.tcp.quiet() {
+		if s.good(a, u.proxy.now()) {
 			s.reused = true
 			return s, nil
 		}
@@ -183,35 +201,32 @@ func (u *upstream) close() {
 }
 
 func (u *upstream) dial(ctx context.Context, kind sessionKind) (*session, error) {
-	tcp, err := dialTCP(ctx, u.key.addr)
+	c, err := tcp.Dial(ctx, u.key.addr)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{up: u, kind: kind, conn: tcp, tcp: tcp}
+	s := &session{up: u, kind: kind, conn: c, tcp: c}
 	if u.security != mesh.MutualTLS {
 		return s, nil
 	}
 	conf, err := u.config(kind)
 	if err != nil {
-		tcp.reset()
+		c.Reset()
 		return nil, err
 	}
-	conn := tls.Client(tcp, conf)
-	_ = tcp.SetDeadline(time.Now().Add(handshakeTimeout))
-	if err := conn.Handshake(); err != nil {
-		tcp.reset()
+	conn, err := mtls.Client(c, conf)
+	if err != nil {
 		return nil, &handshakeError{addr: u.key.addr, err: err}
 	}
-	_ = tcp.SetDeadline(time.Time{})
 	s.conn, s.meshed = conn, true
 	if kind == streamSession {
-		s.stream = stream.New(conn, tcp.reset)
+		s.stream = stream.New(conn, c.Reset)
 	}
 	return s, nil
 }
 
 // config returns the TLS configuration for this endpoint under the newest
-// credentials. It carries the endpoint's session tickets.
+// credentials.
 func (u *upstream) config(kind sessionKind) (*tls.Config, error) {
 	creds := u.proxy.creds.Load()
 	if creds == nil {
@@ -239,10 +254,7 @@ func (s *session) halfClose() {
 	if s.halfClosed.Swap(true) {
 		return
 	}
-	if c, ok := s.conn.(*tls.Conn); ok {
-		_ = c.CloseWrite() // close_notify; the FIN behind it is what the peer's poller sees
-	}
-	_ = s.tcp.CloseWrite()
+	_ = s.conn.(interface{ CloseWrite() error }).CloseWrite()
 }
 
 // close ends the session in peace.
@@ -252,7 +264,7 @@ func (s *session) close() {
 }
 
 // abort resets the session; the endpoint sees ECONNRESET.
-func (s *session) abort() { s.tcp.reset() }
+func (s *session) abort() { s.tcp.Reset() }
 
 // handshakeError tells a peer that could not prove itself from one that could
 // not be reached.
@@ -282,22 +294,4 @@ func outcomeOf(err error) mesh.Outcome {
 func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, io.EOF)
-}
-
-var dialer = newDialer()
-
-// newDialer returns a dialer of plain TCP: keepalive is set by control, and
-// MPTCP (Go's default for listeners, not for dialling) stays off on both sides.
-func newDialer() *net.Dialer {
-	d := &net.Dialer{Timeout: connectTimeout, KeepAlive: -1, Control: control}
-	d.SetMultipathTCP(false)
-	return d
-}
-
-func dialTCP(ctx context.Context, addr netip.AddrPort) (*tcpConn, error) {
-	c, err := dialer.DialContext(ctx, "tcp", addr.String())
-	if err != nil {
-		return nil, err
-	}
-	return newTCPConn(c.(*net.TCPConn))
 }

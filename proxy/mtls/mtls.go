@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh"
@@ -17,8 +18,7 @@ import (
 var ErrOtherIdentity = errors.New("the peer is somebody else")
 
 // Credentials are an immutable snapshot: who the workload is, and whom it
-// trusts. A new certificate or a changed set of roots makes a new snapshot, and
-// with it new session caches, so no session outlives what it was built on.
+// trusts. A new certificate or a changed set of roots makes a new snapshot.
 type Credentials struct {
 	ID          mesh.ID
 	TrustDomain string
@@ -39,6 +39,11 @@ func NewCredentials(id mesh.ID, leaf tls.Certificate, roots Roots) *Credentials 
 	c.server.ClientAuth = tls.RequireAnyClientCert
 	c.server.NextProtos = []string{mesh.ALPNHTTP1, mesh.ALPNTCP}
 	c.server.VerifyConnection = func(cs tls.ConnectionState) error {
+		// A client that offers no protocol at all would get none, not an alert
+		// (RFC 7301 section 3.2), and its bytes would be read as one it did not name.
+		if !slices.Contains(c.server.NextProtos, cs.NegotiatedProtocol) {
+			return errors.New("peer offers none of the mesh's protocols")
+		}
 		_, err := mesh.VerifyPeer(cs.PeerCertificates, c.Roots, c.TrustDomain, x509.ExtKeyUsageClientAuth, time.Now())
 		return err
 	}
@@ -49,12 +54,11 @@ func NewCredentials(id mesh.ID, leaf tls.Certificate, roots Roots) *Credentials 
 func (c *Credentials) Server() *tls.Config { return c.server }
 
 // Client returns a configuration for dialling the peer called want and
-// speaking proto with it. It carries a cache for the sessions of one endpoint.
+// speaking proto with it.
 func (c *Credentials) Client(want mesh.ID, proto string) *tls.Config {
 	conf := c.config()
 	conf.NextProtos = []string{proto}
-	conf.InsecureSkipVerify = true // VerifyConnection does more, and also for resumed sessions
-	conf.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	conf.InsecureSkipVerify = true // VerifyConnection does more
 	conf.VerifyConnection = func(cs tls.ConnectionState) error {
 		if cs.NegotiatedProtocol != proto {
 			return fmt.Errorf("peer does not speak %s", proto)
@@ -76,9 +80,48 @@ func (c *Credentials) config() *tls.Config {
 		Certificates:     []tls.Certificate{c.Leaf},
 		MinVersion:       tls.VersionTLS13,
 		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768},
+		// Connections are kept, so there is little to gain from resuming
+		// sessions, and much to check: each handshake proves both sides anew.
+		SessionTicketsDisabled: true,
 		// Small first records help browsers on slow links, not proxies side by side.
 		DynamicRecordSizingDisabled: true,
 	}
+}
+
+// verifyOwn returns why peers with the same roots would not take chain for id.
+// A workload both dials and is dialled.
+func verifyOwn(chain []*x509.Certificate, roots *x509.CertPool, id mesh.ID, now time.Time) error {
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		got, err := mesh.VerifyPeer(chain, roots, id.TrustDomain, usage, now)
+		if err != nil {
+			return fmt.Errorf("own certificate: %w", err)
+		}
+		if got != id {
+			return fmt.Errorf("own certificate: %w: expected %s, got %s", ErrOtherIdentity, id, got)
+		}
+	}
+	return nil
+}
+
+// check returns why peers with the same roots would not take c's certificate now.
+func (c *Credentials) check(now time.Time) error {
+	chain, err := parseChain(c.Leaf.Certificate)
+	if err != nil {
+		return err
+	}
+	return verifyOwn(chain, c.Roots, c.ID, now)
+}
+
+func parseChain(list [][]byte) ([]*x509.Certificate, error) {
+	var chain []*x509.Certificate
+	for _, der := range list {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("parse own certificate: %w", err)
+		}
+		chain = append(chain, cert)
+	}
+	return chain, nil
 }
 
 // PeerID returns the identity that the other end of a verified connection proved.

@@ -1,0 +1,325 @@
+package mtls
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
+)
+
+// Conn is a connection between two proxies after the handshake. crypto/tls
+// makes the handshake; the records behind it are sealed and opened here, which
+// saves an allocation and a copy per read, lets many records leave in one
+// write, and keeps no buffer for a connection that waits.
+//
+// One goroutine reads and one writes at a time; CloseWrite and Close may be
+// called by anybody.
+type Conn struct {
+	*tcp.Conn         // the connection below; its deadlines apply
+	Peer      mesh.ID // who the peer proved to be
+	Protocol  string  // the ALPN name agreed on
+
+	in    half
+	raw   *tcp.Buffer // ciphertext read and not opened, and plaintext not yet taken
+	r, w  int         // ciphertext: raw.B[r:w]
+	plain []byte      // of raw.B
+	large bool        // records come in bulk: read many at once
+	ended error
+
+	mu     sync.Mutex // guards what follows
+	out    half
+	closed bool // close_notify was sent
+}
+
+// HandshakeTimeout bounds a handshake on either side.
+const HandshakeTimeout = 10 * time.Second
+
+// Client makes the handshake as the dialling side. It owns c: if the handshake
+// fails, c has been closed.
+func Client(c *tcp.Conn, conf *tls.Config) (*Conn, error) {
+	var keys secrets
+	return handshake(c, tls.Client(&recordReader{Conn: c}, keys.logged(conf)), &keys.server, &keys.client)
+}
+
+// Server makes the handshake as the accepting side, like Client.
+func Server(c *tcp.Conn, conf *tls.Config) (*Conn, error) {
+	var keys secrets
+	return handshake(c, tls.Server(&recordReader{Conn: c}, keys.logged(conf)), &keys.client, &keys.server)
+}
+
+// handshake lets t make the handshake, which yields the secrets in and out.
+func handshake(c *tcp.Conn, t *tls.Conn, in, out *[]byte) (*Conn, error) {
+	_ = c.SetDeadline(time.Now().Add(HandshakeTimeout))
+	if err := t.Handshake(); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	_ = c.SetDeadline(time.Time{})
+	state := t.ConnectionState()
+	conn := &Conn{Conn: c, Peer: PeerID(state), Protocol: state.NegotiatedProtocol}
+	if err := errors.Join(conn.in.init(state.CipherSuite, *in), conn.out.init(state.CipherSuite, *out)); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Record layer: RFC 8446 section 5.
+const (
+	headerLen       = 5
+	maxPlaintext    = 1 << 14
+	maxCiphertext   = maxPlaintext + 256
+	overhead        = headerLen + 1 + 16 // header, content type, tag
+	recordAlert     = 21
+	recordData      = 23
+	alertClose      = 0 // close_notify
+	alertWarning    = 1
+	maxRecords      = 1 << 24 // under one key; AES-GCM allows 2^24.5 full ones (section 5.5)
+	recordsPerWrite = 4
+)
+
+// Errors of reading.
+var (
+	errRecord    = errors.New("tls: malformed record")
+	errAlert     = errors.New("tls: the peer reported an error")
+	errExhausted = errors.New("tls: too many records under one key")
+)
+
+// Read reads application data. While it waits there is no buffer. It returns
+// io.EOF only after the peer's close_notify: an end without one may be an attack
+// and is io.ErrUnexpectedEOF.
+func (c *Conn) Read(p []byte) (int, error) {
+	total := 0
+	for {
+		if len(c.plain) > 0 {
+			n := copy(p[total:], c.plain)
+			c.plain = c.plain[n:]
+			total += n
+		}
+		// Go on as long as there is room for all of a record that is already here.
+		if total > 0 && (total == len(p) || c.ended != nil || !c.whole()) {
+			c.release()
+			return total, nil
+		}
+		if c.ended != nil {
+			return 0, c.ended
+		}
+		if err := c.fill(); err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) { // after that, it can go on
+				c.ended = err
+				c.release()
+			}
+			return 0, err
+		}
+		n, err := c.open(p[total:])
+		total += n
+		if err != nil {
+			c.ended = err
+		}
+	}
+}
+
+// whole reports whether a whole record is in raw.
+func (c *Conn) whole() bool {
+	if c.w-c.r < headerLen {
+		return false
+	}
+	n, err := recordLen(c.raw.B[c.r:])
+	return err == nil && c.w-c.r >= headerLen+n
+}
+
+func recordLen(header []byte) (int, error) {
+	n := int(header[3])<<8 | int(header[4])
+	if header[0] != recordData || header[1] != 3 || header[2] != 3 || n > maxCiphertext || n < overhead-headerLen {
+		return 0, errRecord
+	}
+	return n, nil
+}
+
+// fill reads until raw holds a whole record.
+func (c *Conn) fill() error {
+	for {
+		need := headerLen
+		if c.w-c.r >= headerLen {
+			n, err := recordLen(c.raw.B[c.r:])
+			if err != nil {
+				return err
+			}
+			if need += n; c.w-c.r >= need {
+				return nil
+			}
+		}
+		if err := c.readRaw(need); err != nil {
+			return err
+		}
+	}
+}
+
+// readRaw reads once; need is the size of the record that c.r begins.
+func (c *Conn) readRaw(need int) error {
+	var err error
+	switch {
+	case c.r == c.w:
+		c.release()
+		size := tcp.Small
+		if c.large {
+			size = tcp.Large
+		}
+		c.raw, c.w, err = c.Conn.Next(0, size)
+		c.r = 0
+		c.large = c.w == size
+	default:
+		c.room(need)
+		var n int
+		n, err = c.Conn.Read(c.raw.B[c.w:])
+		c.w += n
+		if n > 0 {
+			err = nil
+		}
+	}
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// room makes space for a record of need bytes at c.r.
+func (c *Conn) room(need int) {
+	if len(c.raw.B)-c.r >= need && c.w < len(c.raw.B) {
+		return
+	}
+	if len(c.raw.B) >= need {
+		c.w = copy(c.raw.B, c.raw.B[c.r:c.w])
+		c.r = 0
+		return
+	}
+	larger := tcp.NewBuffer(need)
+	c.w = copy(larger.B, c.raw.B[c.r:c.w])
+	c.r = 0
+	c.raw.Free()
+	c.raw = larger
+}
+
+// release gives the buffer back once nothing is in it.
+func (c *Conn) release() {
+	if c.raw != nil && c.r == c.w && len(c.plain) == 0 {
+		c.raw.Free()
+		c.raw, c.r, c.w, c.plain = nil, 0, 0, nil
+	}
+}
+
+// open opens the record at c.r: into p if it fits, else in place.
+func (c *Conn) open(p []byte) (int, error) {
+	record := c.raw.B[c.r:]
+	size, err := recordLen(record)
+	if err != nil {
+		return 0, err
+	}
+	record = record[:headerLen+size]
+	c.r += len(record)
+	body := record[headerLen:]
+	dst := body[:0]
+	direct := len(p) >= len(body) // tag included: the cipher may want to write that far
+	if direct {
+		dst = p[:0]
+	}
+	plain, err := c.in.open(dst, body, record[:headerLen])
+	if err != nil {
+		return 0, err
+	}
+	// Padding is zeros behind the content type (section 5.4).
+	end := len(plain) - 1
+	for end >= 0 && plain[end] == 0 {
+		end--
+	}
+	if end < 0 || end > maxPlaintext {
+		return 0, errRecord
+	}
+	kind := plain[end]
+	plain = plain[:end]
+	switch kind {
+	case recordData:
+		if direct {
+			return len(plain), nil
+		}
+		c.plain = plain
+		return 0, nil
+	case recordAlert:
+		if len(plain) == 2 && plain[1] == alertClose {
+			return 0, io.EOF
+		}
+		return 0, errAlert
+	}
+	return 0, errRecord // no tickets are issued, and nobody updates keys
+}
+
+// Write seals p into records and sends them.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	sent := 0
+	for sent < len(p) {
+		n := min(len(p)-sent, recordsPerWrite*maxPlaintext)
+		if err := c.writeLocked(recordData, p[sent:sent+n]); err != nil {
+			return sent, err
+		}
+		sent += n
+	}
+	return sent, nil
+}
+
+// writeLocked sends p as records of a kind, in one write.
+func (c *Conn) writeLocked(kind byte, p []byte) error {
+	records := (len(p) + maxPlaintext - 1) / maxPlaintext
+	buf := tcp.NewBuffer(len(p) + records*overhead)
+	defer buf.Free()
+	b := buf.B[:0]
+	for len(p) > 0 {
+		n := min(len(p), maxPlaintext)
+		var err error
+		if b, err = c.out.seal(b, kind, p[:n]); err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	_, err := c.Conn.Write(b)
+	return err
+}
+
+// CloseWrite tells the peer that nothing more comes: close_notify, then FIN.
+func (c *Conn) CloseWrite() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	if err := c.writeLocked(recordAlert, []byte{alertWarning, alertClose}); err != nil {
+		return err
+	}
+	return c.Conn.CloseWrite()
+}
+
+const closePatience = time.Second
+
+// Close closes the connection, with a close_notify unless a write is stuck.
+func (c *Conn) Close() error {
+	if c.mu.TryLock() {
+		if !c.closed {
+			c.closed = true
+			_ = c.Conn.SetWriteDeadline(time.Now().Add(closePatience))
+			_ = c.writeLocked(recordAlert, []byte{alertWarning, alertClose})
+		}
+		c.mu.Unlock()
+	}
+	return c.Conn.Close()
+}
