@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -25,6 +26,7 @@ type config struct {
 	rounds int
 	long   time.Duration // of one measurement
 	peers  string
+	counts string // of connections
 	works  []string
 }
 
@@ -77,6 +79,7 @@ func parse(args []string, bin string) (config, error) {
 	flags.IntVar(&c.rounds, "rounds", c.rounds, "`rounds`, each measuring everything once")
 	flags.DurationVar(&c.long, "long", c.long, "how `long` one measurement takes")
 	flags.StringVar(&c.peers, "peers", "", "only these `peers`, comma-separated: "+strings.Join(peerNames(), ", "))
+	flags.StringVar(&c.counts, "connections", "1,16,128", "`numbers` of connections of the http1 work, comma-separated")
 	flags.Usage = func() {
 		fmt.Fprintf(flags.Output(), "usage: bench [options] [WORK...]; works: %s\n", strings.Join(workNames(), ", "))
 		flags.PrintDefaults()
@@ -92,6 +95,9 @@ func parse(args []string, bin string) (config, error) {
 	}
 	if c.quick {
 		c.rounds, c.long = 3, time.Second
+	}
+	if _, err := c.connections(); err != nil {
+		return c, err
 	}
 	for _, name := range c.works {
 		if !slices.Contains(workNames(), name) {
@@ -111,6 +117,18 @@ func (c config) chosenPeers() []string {
 		return peerNames()
 	}
 	return strings.Split(c.peers, ",")
+}
+
+func (c config) connections() ([]int, error) {
+	var counts []int
+	for text := range strings.SplitSeq(c.counts, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("--connections %s: not numbers like 1,16,128", c.counts)
+		}
+		counts = append(counts, n)
+	}
+	return counts, nil
 }
 
 func (c config) chose(work string) bool { return len(c.works) == 0 || slices.Contains(c.works, work) }

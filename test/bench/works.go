@@ -28,13 +28,14 @@ func workNames() []string {
 	return names
 }
 
-// connectionCounts are those of the throughput work.
-var connectionCounts = []int{1, 16, 128}
-
 // throughput measures every peer once a round, so that what slows the machine
 // down for a while slows all of them down; who is first changes each round.
 func throughput(ctx context.Context, l *lab, rigs []*rig, results *results) error {
-	for _, connections := range connectionCounts {
+	counts, err := l.connections()
+	if err != nil {
+		return err
+	}
+	for _, connections := range counts {
 		name := fmt.Sprintf("http1-256B-c%d", connections)
 		for _, r := range rigs {
 			if _, err := l.wrk(ctx, r, connections, time.Second); err != nil { // warm up
