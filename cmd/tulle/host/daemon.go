@@ -453,6 +453,9 @@ func (d *Daemon) abandon() error {
 			_ = l.Close()
 		}
 	}
+	if d.journal == nil {
+		return nil // an unreadable one: whoever mends it needs all there is
+	}
 	for _, r := range d.leftovers {
 		if r.alive() {
 			return nil
