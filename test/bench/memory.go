@@ -37,30 +37,41 @@ func (l *lab) footprint(ctx context.Context, r *rig, results *results) error {
 	if err := l.knowTen(ctx, r); err != nil {
 		return err
 	}
-	idle, err := l.settle(ctx, r.proxies, 10*time.Second)
-	if err != nil {
-		return err
-	}
-	client, err := memoryOf(r.proxies[0])
+	client, err := l.settle(ctx, r.proxies[:1], l.idleTime())
 	if err != nil {
 		return err
 	}
 	results.add("memory", r.peer, "idle client's proxy, RssAnon MB", megabytes(client.anon))
 	results.add("memory", r.peer, "idle client's proxy, RSS MB", megabytes(client.rss()))
-	for kind, addr := range map[string]string{"http": r.http, "tcp": r.tcp} {
-		if addr == "" {
+	for _, c := range []struct{ kind, addr string }{{"http", r.http}, {"tcp", r.tcp}} {
+		if c.addr == "" {
 			continue
 		}
-		err := l.holding(ctx, r, idleConnections, kind, addr, func() error {
-			m, err := l.settle(ctx, r.proxies, 3*time.Second)
-			results.add("memory", r.peer, "an idle "+kind+" connection, KB, both sides", float64(m.anon-idle.anon)/idleConnections/1e3)
+		before, err := memoryOf(r.proxies...)
+		if err != nil {
+			return err
+		}
+		err = l.holding(ctx, r, idleConnections, c.kind, c.addr, func() error {
+			m, err := l.settle(ctx, r.proxies, l.idleTime())
+			results.add("memory", r.peer, "an idle "+c.kind+" connection, KB, both sides", float64(m.anon-before.anon)/idleConnections/1e3)
 			return err
 		})
 		if err != nil {
 			return err
 		}
+		if _, err := l.settle(ctx, r.proxies, l.idleTime()); err != nil {
+			return err
+		}
 	}
 	return l.afterBurst(ctx, r, results)
+}
+
+// idleTime is how long things are left alone before memory is looked at.
+func (l *lab) idleTime() time.Duration {
+	if l.quick {
+		return 5 * time.Second
+	}
+	return 20 * time.Second
 }
 
 // afterBurst compares memory before and a minute after a burst of connections.
