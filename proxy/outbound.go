@@ -77,14 +77,14 @@ const (
 // sniff finds out what the client speaks. If the server turns out to speak
 // first, it serves the connection to its end and returns More.
 func (o *outbound) sniff(ctx context.Context) (sniff.Verdict, error) {
-	patience := o.proxy.silence
+	verdict, err := sniff.More, error(nil)
 	switch sniff.Verdict(o.dest.learned.Load()) {
-	case sniff.Opaque:
-		return sniff.Opaque, nil // a server that speaks first
+	case sniff.Opaque: // the server speaks first: don't wait for the client
 	case sniff.HTTP1:
-		patience = knownSilence
+		verdict, err = o.proxy.detect(o.conn, &o.in, knownSilence)
+	default:
+		verdict, err = o.proxy.detect(o.conn, &o.in, o.proxy.silence)
 	}
-	verdict, err := o.proxy.detect(o.conn, &o.in, patience)
 	if err != nil {
 		return verdict, err
 	}
@@ -144,10 +144,11 @@ func (o *outbound) race(ctx context.Context) sniff.Verdict {
 		r.abandon(func() { o.giveBack(s, ep) })
 		return verdict
 	}
-	if verdict == sniff.More {
-		o.dest.learned.Store(uint32(sniff.Opaque))
-	} else {
+	switch {
+	case verdict != sniff.More:
 		x.Protocol = verdict.Protocol()
+	case r.spoke.Load():
+		o.dest.learned.Store(uint32(sniff.Opaque))
 	}
 	e := ep.Value.edge(x.Protocol)
 	e.open.Add(1)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tulle-mesh/tulle/proxy/sniff"
@@ -44,6 +45,7 @@ type race struct {
 	in        *inbox // of conn
 	out, back *flow
 	ended     chan error
+	spoke     atomic.Bool // the server has sent something, rather than ended
 
 	mu     sync.Mutex
 	winner winner
@@ -89,6 +91,7 @@ func (r *race) claim(who winner) winner {
 // to matter, forwards them and all that follow.
 func (r *race) listen() {
 	buf, n, err := r.back.src.next(tcp.Small)
+	r.spoke.Store(err == nil)
 	if r.claim(server) == abandoned {
 		buf.Free()
 		r.ended <- errAbandoned
