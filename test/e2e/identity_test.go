@@ -101,7 +101,11 @@ func askMesh(addr string, cert *tls.Certificate) error {
 	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"); err != nil {
 		return err
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	answer := bufio.NewReader(conn)
+	if _, err := answer.ReadByte(); err != nil { // the flags that proxies put before an answer
+		return err
+	}
+	resp, err := http.ReadResponse(answer, nil)
 	if err != nil {
 		return err
 	}
@@ -149,6 +153,7 @@ func newCA(t *testing.T) *ca {
 	ours := readCA(t)
 	key := newKey(t)
 	template := *ours.cert
+	template.PublicKey = key.Public()
 	template.SignatureAlgorithm, template.RawSubject, template.AuthorityKeyId, template.SubjectKeyId = 0, nil, nil, nil
 	return &ca{create(t, &template, &template, key, key), key}
 }

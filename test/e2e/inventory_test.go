@@ -45,6 +45,10 @@ func (before inventory) diff(after inventory) []string {
 	return diff
 }
 
+// withoutEmptyTables leaves out the empty tables that iptables(8) makes on
+// first use and has no command to remove.
+const withoutEmptyTables = ` | tr '\n' '\f' | sed -E 's/table ip6? (nat|mangle|raw|filter) \{\f(\tchain [A-Z]+ \{\f\t\ttype [^\f]*\f\t\}\f\f?)*\}\f//g' | tr '\f' '\n'`
+
 // volatile matches what changes on its own.
 var volatile = regexp.MustCompile(`nf_conntrack_(count|buckets|max)|/net/ipv4/tcp_fastopen_key|neigh/|\bvalid_lft\b`)
 
@@ -60,10 +64,10 @@ func takeInventory(t *testing.T) inventory {
 	}
 	for _, q := range []struct{ kind, command string }{
 		{"link", "ip -o link show | sed 's/ state .*//'"},
-		{"address", "ip -o address show | sed 's/valid_lft.*//'"},
+		{"address", "ip -o address show | sed -e 's/valid_lft.*//' -e 's/ tentative//' -e 's/ dadfailed//'"},
 		{"route", "ip route show table all; ip -6 route show table all"},
 		{"rule", "ip rule show; ip -6 rule show"},
-		{"nftables", "nft list ruleset"},
+		{"nftables", "nft list ruleset" + withoutEmptyTables},
 		{"iptables", "iptables-legacy-save 2>/dev/null | grep '^-A'; ip6tables-legacy-save 2>/dev/null | grep '^-A'"},
 		{"netns", "ls /run/netns 2>/dev/null"},
 		{"cgroup", "find /sys/fs/cgroup -type d"},

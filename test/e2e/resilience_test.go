@@ -107,10 +107,10 @@ func TestReplicasComeAndGo(t *testing.T) {
 	web.flags = []string{"--add"}
 	for round := range 3 {
 		// The newcomer takes part, and the oldest leaves.
+		oldest := host.awaitReady(t, "web", 1)[0].Replica
 		added := start(t, web.runArgs()...)
 		host.awaitReady(t, "web", 2)
 		load.more(t, 300)
-		oldest := host.replicas("web")[0].Replica
 		must(t, tulle("stop", oldest)...)
 		host.awaitReady(t, "web", 1)
 		load.more(t, 300)

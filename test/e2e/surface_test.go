@@ -40,8 +40,8 @@ func TestGarbage(t *testing.T) {
 			for _, n := range nonsense {
 				t.Run(fmt.Sprintf("%s/%d/%s", from, port, n.name), func(t *testing.T) {
 					answer := shout(net.JoinHostPort(from, strconv.Itoa(port)), n.text)
-					if port != 8080 && strings.Contains(answer, "tulle") {
-						t.Errorf("a stranger was answered: %q", answer)
+					if (port == mesh.OutboundPort || port == mesh.InboundPort) && answer != "" {
+						t.Errorf("a stranger was answered: %.1000q", answer)
 					}
 				})
 			}
