@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/journal"
 )
@@ -46,7 +48,7 @@ func TestReplicasReachEachOtherAndTheHost(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if err := ns.Close(); err != nil {
+			if err := errorsJoin(DeleteLink(wire(n).Link), ns.Close()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -112,6 +114,32 @@ func TestNamespaceLeavesNothing(t *testing.T) {
 	}
 	if err := RemoveNamespace("tulle-x"); err != nil {
 		t.Errorf("removing what is not there: %v", err)
+	}
+}
+
+func TestThreadsAreNeverTheFirst(t *testing.T) {
+	var threads []*Thread
+	for range 50 {
+		th, err := startThread(func() error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		threads = append(threads, th)
+		if err := th.Do(func() error {
+			if unix.Gettid() == unix.Getpid() {
+				return errors.New("on the process's first thread")
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, th := range threads {
+		th.Close()
+	}
+	boom := errors.New("boom")
+	if _, err := startThread(func() error { return boom }); !errors.Is(err, boom) {
+		t.Errorf("got %v", err)
 	}
 }
 

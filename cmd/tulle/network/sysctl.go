@@ -86,7 +86,8 @@ func Apply(changes []journal.Change) error {
 		if c.Kind != journal.Sysctl {
 			continue
 		}
-		if err := writeSysctl(c.Name, c.New); err != nil {
+		err := writeSysctl(c.Name, c.New)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // its interface has gone meanwhile
 			return err
 		}
 	}

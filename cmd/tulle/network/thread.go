@@ -1,6 +1,10 @@
 package network
 
-import "runtime"
+import (
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
 
 // Thread is one operating system thread, kept apart from all others, so that
 // its attributes (namespaces, capabilities) can be its own. Processes that it
@@ -15,17 +19,31 @@ type Thread struct {
 func startThread(setup func() error) (*Thread, error) {
 	t := &Thread{calls: make(chan func()), closed: make(chan struct{})}
 	ready := make(chan error, 1)
-	go t.run(setup, ready)
+	locked := make(chan struct{})
+	go t.run(setup, locked, ready)
+	<-locked
 	if err := <-ready; err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *Thread) run(setup func() error, ready chan<- error) {
-	defer close(t.closed)
+func (t *Thread) run(setup func() error, locked chan<- struct{}, ready chan<- error) {
 	// Never unlocked: the thread ends with the goroutine, and nobody else gets it.
 	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		// The process's first thread must not be it: what it is, others take the
+		// whole process to be, and it cannot end before the process does. While it is
+		// locked here, another goroutine gets another thread.
+		elsewhere := make(chan struct{})
+		go t.run(setup, elsewhere, ready)
+		<-elsewhere
+		close(locked)
+		runtime.UnlockOSThread()
+		return
+	}
+	close(locked)
+	defer close(t.closed)
 	err := setup()
 	ready <- err
 	if err != nil {

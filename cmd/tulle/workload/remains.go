@@ -132,6 +132,7 @@ func KillRemains(c Cgroup, path string, spare ...int) error {
 	if err := syscall.Stat(path, &ns); err != nil {
 		ns = syscall.Stat_t{}
 	}
+	spare = append(spare, os.Getpid())
 	deadline := time.Now().Add(killTimeout)
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
 		c.kill()
