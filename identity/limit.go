@@ -48,6 +48,15 @@ func (l *limiter[K]) allow(key K, now time.Time) bool {
 	return allowed
 }
 
+// undo takes an event that allow counted back.
+func (l *limiter[K]) undo(key K, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b, ok := l.buckets[key]; ok {
+		l.buckets[key] = bucket{level: min(l.levelAt(b, now)+1, l.burst), last: now}
+	}
+}
+
 // levelAt refills a bucket. A clock that steps back refills nothing.
 func (l *limiter[K]) levelAt(b bucket, now time.Time) float64 {
 	elapsed := max(now.Sub(b.last), 0).Seconds()

@@ -21,6 +21,11 @@ func TestLimiter(t *testing.T) {
 	if got := count("a"); got != 2 {
 		t.Errorf("after a second: %d, want 2", got)
 	}
+	l.undo("a", now)
+	l.undo("nobody", now)
+	if got := count("a"); got != 1 {
+		t.Errorf("after an undo: %d, want 1", got)
+	}
 	if got := count("b"); got != 3 {
 		t.Errorf("another key: %d, want 3", got)
 	}

@@ -113,7 +113,10 @@ func (r *race) decide() sniff.Verdict {
 		_ = r.conn.SetReadDeadline(time.Time{})
 		return sniff.More
 	case err != nil:
-		return sniff.Opaque // the flows will see the error, too
+		// The error has been read; the flows would take what follows for an end.
+		r.out.src.reset()
+		r.out.dst.reset()
+		return sniff.Opaque
 	}
 	return v
 }
