@@ -193,7 +193,7 @@ func (d *Daemon) compose() error {
 		Authority: d.authority, Tokens: tokens, Admit: d.admit, Log: d.Log,
 	}))
 	tullev1.RegisterDiscoveryServer(d.proxies, discovery.NewServer(discovery.ServerConfig{
-		State: d.state, Caller: callerName, Log: d.Log,
+		State: d.state, Caller: identity.CallerName, Log: d.Log,
 	}))
 	tullev1.RegisterTelemetryServer(d.proxies, collector)
 	d.local = grpc.NewServer()
@@ -220,11 +220,6 @@ func peerID(ctx context.Context) (mesh.ID, error) {
 		return mesh.ID{}, errors.New("the caller proved no identity")
 	}
 	return id, nil
-}
-
-func callerName(ctx context.Context) string {
-	id, _ := identity.PeerID(ctx)
-	return id.String()
 }
 
 // admit lets only services that run have certificates.
@@ -361,10 +356,11 @@ func (d *Daemon) masquerade() error {
 
 // listen opens what is on the bridge.
 func (d *Daemon) listen() error {
-	var err error
-	if d.proxiesAt, err = net.Listen("tcp", d.controlAddress().String()); err != nil {
+	proxiesAt, err := net.Listen("tcp", d.controlAddress().String())
+	if err != nil {
 		return taken("control port", err, fmt.Sprintf("find out who has it with: ss -ltnp 'sport = :%d'", mesh.ControlPort))
 	}
+	d.proxiesAt = identity.Listen(proxiesAt)
 	d.names = names{state: d.state, networks: d.networks()}
 	config := dns.Config{Domain: Domain, Names: d.names, Upstreams: Upstreams}
 	for _, n := range d.networks() {
