@@ -221,8 +221,15 @@ func (l *leases) joinLocked(h *held, add bool, replica, address4, address6 strin
 	return nil
 }
 
+// dyingTime is how long a process may take to end that was killed.
+const dyingTime = 50 * time.Millisecond
+
 // leave handles the end of a replica's stream.
 func (l *leases) leave(h *held, lease *discovery.Lease) {
+	if !h.status.GetExited() {
+		// A process that was killed closes its sockets a moment before it is gone.
+		waitGone(context.Background(), h.record.Pid, h.record.PidStart, dyingTime)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.replicas[h.record.Replica] != h {

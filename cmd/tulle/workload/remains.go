@@ -144,11 +144,15 @@ func KillRemains(c Cgroup, path string, spare ...int) error {
 		for _, pid := range left {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
+		var err error
 		if len(left) == 0 {
-			return c.remove()
+			// Busy: processes that are dying, and are listed no more, still count.
+			if err = c.remove(); !errors.Is(err, unix.EBUSY) {
+				return err
+			}
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("processes %v do not die", left)
+			return errors.Join(err, fmt.Errorf("processes %v do not die", left))
 		}
 		time.Sleep(wait)
 	}
