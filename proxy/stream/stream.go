@@ -53,8 +53,8 @@ const (
 const HeaderLen = 4
 
 // MaxPayload bounds what one frame carries: header and payload fill exactly
-// one TLS record (RFC 8446 section 5.1).
-const MaxPayload = 16<<10 - HeaderLen
+// four TLS records (RFC 8446 section 5.1), which leave in one write.
+const MaxPayload = 64<<10 - HeaderLen
 
 const maxOpen = 64 // bytes of an OPEN payload
 
@@ -245,6 +245,10 @@ func (c *Conn) Wait() error {
 	}
 	return c.malformed("frame %d of %d bytes inside a stream", kind, n)
 }
+
+// Left returns how many bytes of the present frame are to be read: after Wait,
+// at least one.
+func (c *Conn) Left() int { return c.left }
 
 // Read reads the stream's bytes. After the peer's half-close it returns
 // io.EOF, after a reset ErrReset or ErrRefused. After a deadline of the
