@@ -106,7 +106,9 @@ func parseNetworks(list string) ([]netip.Prefix, error) {
 // tokens asks the parent for a join token: a line "token", answered by a line.
 func tokens(fd int) func(context.Context) (string, error) {
 	if fd < 0 {
-		return func(context.Context) (string, error) { return "", errors.New("no -token-fd to ask for a join token on") }
+		return func(context.Context) (string, error) {
+			return "", errors.New("no -token-fd to ask for a join token on")
+		}
 	}
 	file := os.NewFile(uintptr(fd), "token-fd")
 	lines := bufio.NewReader(file)
