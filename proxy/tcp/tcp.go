@@ -18,19 +18,31 @@ import (
 
 // Conn is a TCP connection. One goroutine reads and one writes at a time;
 // Reset may be called by anybody.
+//
+// It makes its system calls without telling the scheduler (RawSyscall): the
+// socket does not block, so there is nothing to hand the processor over for,
+// and the hand-over costs more than the call.
 type Conn struct {
 	*net.TCPConn
 	Raw syscall.RawConn
 
-	ahead     *Buffer // bytes that were read ahead, returned first
-	aheadR    int
-	aheadW    int
-	onRead    func(fd uintptr) bool // the methods below, bound once so that no call allocates
-	onPeek    func(fd uintptr)
-	got       *Buffer
-	n, room   int
-	gotErr    error
-	quiet     bool
+	ahead          *Buffer // bytes that were read ahead, returned first
+	aheadR, aheadW int
+
+	// Arguments and results of the functions below, which are bound once so
+	// that no call allocates. Those of reading, of writing and of peeking.
+	onNext, onRead func(fd uintptr) bool
+	got            *Buffer
+	room, size     int
+	in             []byte
+	n              int
+	readErr        error
+	onWrite        func(fd uintptr) bool
+	out            []byte
+	writeErr       error
+	onPeek         func(fd uintptr)
+	quiet          bool
+
 	resetOnce sync.Once
 }
 
@@ -41,8 +53,7 @@ func New(c *net.TCPConn) (*Conn, error) {
 		return nil, err
 	}
 	t := &Conn{TCPConn: c, Raw: raw}
-	t.onRead = t.tryRead
-	t.onPeek = t.tryPeek
+	t.onNext, t.onRead, t.onWrite, t.onPeek = t.tryNext, t.tryRead, t.tryWrite, t.tryPeek
 	return t, nil
 }
 
@@ -71,10 +82,25 @@ func (t *Conn) DropAhead() {
 
 // Read returns the bytes read ahead before any other.
 func (t *Conn) Read(p []byte) (int, error) {
-	if t.Ahead() > 0 {
+	if t.Ahead() > 0 || len(p) == 0 {
 		return t.takeAhead(p), nil
 	}
-	return t.TCPConn.Read(p)
+	t.in, t.readErr = p, nil
+	err := t.Raw.Read(t.onRead)
+	t.in = nil
+	if err == nil {
+		err = t.readErr
+	}
+	if err != nil {
+		return 0, err
+	}
+	return t.n, nil
+}
+
+// tryRead reads into t.in; false parks the goroutine until there is something to read.
+func (t *Conn) tryRead(fd uintptr) (done bool) {
+	t.n, t.readErr, done = read(fd, t.in)
+	return done
 }
 
 // Next waits for bytes and returns at most size-room of them in a buffer,
@@ -84,41 +110,77 @@ func (t *Conn) Next(room, size int) (*Buffer, int, error) {
 		buf := NewBuffer(size)
 		return buf, t.takeAhead(buf.B[room:size]), nil
 	}
-	t.room, t.n = room, size
-	if err := t.Raw.Read(t.onRead); err != nil {
-		return nil, 0, err
+	t.room, t.size, t.readErr = room, size, nil
+	err := t.Raw.Read(t.onNext)
+	buf := t.got
+	t.got = nil
+	if err == nil {
+		err = t.readErr
 	}
-	buf, err := t.got, t.gotErr
-	t.got, t.gotErr = nil, nil
 	if err != nil {
+		buf.Free()
 		return nil, 0, err
 	}
 	return buf, t.n, nil
 }
 
-// tryRead reads into a fresh buffer; false parks the goroutine until there is
-// something to read.
-func (t *Conn) tryRead(fd uintptr) bool {
-	buf := NewBuffer(t.n)
-	for {
-		n, err := unix.Read(int(fd), buf.B[t.room:t.n])
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err == unix.EAGAIN:
-			buf.Free()
-			return false
-		case err != nil:
-			buf.Free()
-			t.gotErr = &net.OpError{Op: "read", Net: "tcp", Err: err}
-		case n == 0:
-			buf.Free()
-			t.gotErr = io.EOF
-		default:
-			t.got, t.n = buf, n
-		}
-		return true
+// tryNext reads into a fresh buffer, which it keeps only if there was something.
+func (t *Conn) tryNext(fd uintptr) (done bool) {
+	buf := NewBuffer(t.size)
+	if t.n, t.readErr, done = read(fd, buf.B[t.room:t.size]); done {
+		t.got = buf
+	} else {
+		buf.Free()
 	}
+	return done
+}
+
+// read reads from a socket that does not block; done is false if there is nothing.
+func read(fd uintptr, p []byte) (n int, err error, done bool) { //nolint:staticcheck // done is what the caller returns
+	for {
+		r, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		switch {
+		case errno == unix.EINTR:
+			continue
+		case errno == unix.EAGAIN:
+			return 0, nil, false
+		case errno != 0:
+			return 0, &net.OpError{Op: "read", Net: "tcp", Err: errno}, true
+		case r == 0:
+			return 0, io.EOF, true
+		}
+		return int(r), nil, true
+	}
+}
+
+// Write sends the whole of p.
+func (t *Conn) Write(p []byte) (int, error) {
+	t.out, t.writeErr = p, nil
+	err := t.Raw.Write(t.onWrite)
+	sent := len(p) - len(t.out)
+	t.out = nil
+	if err == nil {
+		err = t.writeErr
+	}
+	return sent, err
+}
+
+// tryWrite sends what it can of t.out; false parks the goroutine until there is room.
+func (t *Conn) tryWrite(fd uintptr) bool {
+	for len(t.out) > 0 {
+		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.out))), uintptr(len(t.out)))
+		switch {
+		case errno == unix.EINTR:
+		case errno == unix.EAGAIN:
+			return false
+		case errno != 0:
+			t.writeErr = &net.OpError{Op: "write", Net: "tcp", Err: errno}
+			return true
+		default:
+			t.out = t.out[n:]
+		}
+	}
+	return true
 }
 
 // Quiet reports whether the connection is open and has nothing to read: what a
