@@ -30,6 +30,7 @@ type Conn struct {
 	r, w  int         // ciphertext: raw.B[r:w]
 	plain []byte      // of raw.B
 	large bool        // records come in bulk: read many at once
+	empty int         // records without data since the last one with data
 	ended error
 
 	mu     sync.Mutex // guards what follows
@@ -77,17 +78,23 @@ const (
 	maxCiphertext   = maxPlaintext + 256
 	overhead        = headerLen + 1 + 16 // header, content type, tag
 	recordAlert     = 21
+	recordHandshake = 22
 	recordData      = 23
 	alertClose      = 0 // close_notify
 	alertWarning    = 1
 	maxRecords      = 1 << 24 // under one key; AES-GCM allows 2^24.5 full ones (section 5.5)
+	maxEmpty        = 16      // records without data in a row: a peer could keep us busy with them
 	recordsPerWrite = 4
 )
 
-// Errors of reading.
+// keyUpdate is the message before the sender's next key; no answer is asked for
+// (section 4.6.3).
+const keyUpdate = "\x18\x00\x00\x01\x00"
+
+// Errors of reading. An alert of the peer is a tls.AlertError.
 var (
 	errRecord    = errors.New("tls: malformed record")
-	errAlert     = errors.New("tls: the peer reported an error")
+	errEmpty     = errors.New("tls: too many records without data")
 	errExhausted = errors.New("tls: too many records under one key")
 )
 
@@ -108,17 +115,24 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return total, nil
 		}
 		if c.ended != nil {
+			c.r = c.w // whatever else came
+			c.release()
 			return 0, c.ended
 		}
 		if err := c.fill(); err != nil {
 			if !errors.Is(err, os.ErrDeadlineExceeded) { // after that, it can go on
 				c.ended = err
-				c.release()
+				continue
 			}
 			return 0, err
 		}
 		n, err := c.open(p[total:])
 		total += n
+		if n > 0 || len(c.plain) > 0 {
+			c.empty = 0
+		} else if c.empty++; c.empty > maxEmpty && err == nil {
+			err = errEmpty
+		}
 		if err != nil {
 			c.ended = err
 		}
@@ -254,9 +268,15 @@ func (c *Conn) open(p []byte) (int, error) {
 		if len(plain) == 2 && plain[1] == alertClose {
 			return 0, io.EOF
 		}
-		return 0, errAlert
+		if len(plain) == 2 {
+			return 0, tls.AlertError(plain[1])
+		}
+	case recordHandshake: // no tickets are issued
+		if string(plain) == keyUpdate {
+			return 0, c.in.update()
+		}
 	}
-	return 0, errRecord // no tickets are issued, and nobody updates keys
+	return 0, errRecord
 }
 
 // Write seals p into records and sends them.
@@ -280,18 +300,28 @@ func (c *Conn) Write(p []byte) (int, error) {
 // writeLocked sends p as records of a kind, in one write.
 func (c *Conn) writeLocked(kind byte, p []byte) error {
 	records := (len(p) + maxPlaintext - 1) / maxPlaintext
-	buf := tcp.NewBuffer(len(p) + records*overhead)
+	buf := tcp.NewBuffer(len(p) + records*overhead + len(keyUpdate) + overhead)
 	defer buf.Free()
 	b := buf.B[:0]
+	var err error
+	if c.out.seq+uint64(records) >= maxRecords {
+		if b, err = c.out.seal(b, recordHandshake, []byte(keyUpdate)); err == nil {
+			err = c.out.update()
+		}
+		if err != nil {
+			return err
+		}
+	}
 	for len(p) > 0 {
 		n := min(len(p), maxPlaintext)
-		var err error
 		if b, err = c.out.seal(b, kind, p[:n]); err != nil {
 			return err
 		}
 		p = p[n:]
 	}
-	_, err := c.Conn.Write(b)
+	if _, err = c.Conn.Write(b); err != nil {
+		c.closed = true // half a record may be out: nothing can follow it
+	}
 	return err
 }
 

@@ -20,38 +20,61 @@ import (
 
 // half is one direction of the record protection (RFC 8446 sections 5.2, 5.3).
 type half struct {
-	aead  cipher.AEAD
-	iv    [12]byte
-	seq   uint64
-	nonce [12]byte
+	suite  *suite
+	secret []byte // what the present key was derived from
+	aead   cipher.AEAD
+	iv     [12]byte
+	seq    uint64
+	nonce  [12]byte
 }
 
-// init derives key and IV from a traffic secret (section 7.3).
-func (h *half) init(suite uint16, secret []byte) error {
-	newHash, newAEAD, keyLen := sha256.New, newGCM, 16
-	switch suite {
-	case tls.TLS_AES_128_GCM_SHA256:
-	case tls.TLS_AES_256_GCM_SHA384:
-		newHash, keyLen = sha512.New384, 32
-	case tls.TLS_CHACHA20_POLY1305_SHA256: // where there is no AES in hardware
-		newAEAD, keyLen = chacha20poly1305.New, chacha20poly1305.KeySize
-	default:
-		return fmt.Errorf("tls: cipher suite %s is not used between proxies", tls.CipherSuiteName(suite))
+// suite is a cipher suite of TLS 1.3 (RFC 8446 appendix B.4).
+type suite struct {
+	newHash func() hash.Hash
+	newAEAD func(key []byte) (cipher.AEAD, error)
+	keyLen  int
+}
+
+var suites = map[uint16]*suite{
+	tls.TLS_AES_128_GCM_SHA256:       {sha256.New, newGCM, 16},
+	tls.TLS_AES_256_GCM_SHA384:       {sha512.New384, newGCM, 32},
+	tls.TLS_CHACHA20_POLY1305_SHA256: {sha256.New, chacha20poly1305.New, chacha20poly1305.KeySize}, // where there is no AES in hardware
+}
+
+// init takes the first traffic secret.
+func (h *half) init(id uint16, secret []byte) error {
+	if h.suite = suites[id]; h.suite == nil {
+		return fmt.Errorf("tls: cipher suite %s is not used between proxies", tls.CipherSuiteName(id))
 	}
-	if len(secret) != newHash().Size() {
+	if len(secret) != h.suite.newHash().Size() {
 		return fmt.Errorf("tls: no traffic secret")
 	}
-	key, err := expandLabel(newHash, secret, "key", keyLen)
+	return h.derive(secret)
+}
+
+// derive makes key and IV of a traffic secret (section 7.3).
+func (h *half) derive(secret []byte) error {
+	key, err := expandLabel(h.suite.newHash, secret, "key", h.suite.keyLen)
 	if err != nil {
 		return err
 	}
-	iv, err := expandLabel(newHash, secret, "iv", len(h.iv))
+	iv, err := expandLabel(h.suite.newHash, secret, "iv", len(h.iv))
 	if err != nil {
 		return err
 	}
 	copy(h.iv[:], iv)
-	h.aead, err = newAEAD(key)
+	h.secret, h.seq = secret, 0
+	h.aead, err = h.suite.newAEAD(key)
 	return err
+}
+
+// update goes on with the next traffic secret (section 7.2).
+func (h *half) update() error {
+	next, err := expandLabel(h.suite.newHash, h.secret, "traffic upd", len(h.secret))
+	if err != nil {
+		return err
+	}
+	return h.derive(next)
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {

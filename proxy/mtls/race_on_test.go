@@ -1,0 +1,5 @@
+//go:build race
+
+package mtls
+
+const raceDetector = true
