@@ -38,7 +38,7 @@ generate out=".": (_need "protobuf-compiler")
         --go-grpc_out={{ quote(out) }} --go-grpc_opt=module=github.com/tulle-mesh/tulle
 
 # Measure against other proxies: ./just bench [NAME...] [--quick]
-bench *args: (_need "iproute2" "haproxy" "wrk") build
+bench *args: (_need "iproute2" "haproxy" "nftables" "wrk") build
     CGO_ENABLED=0 go build {{ goflags }} -o bin/test/ ./test/bench/...
     @{{ as_root }} bin/test/bench "$@"
 
