@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -114,6 +115,14 @@ func LinkName(addr netip.Addr) string {
 	return fmt.Sprintf("tl%02x%02x%02x%02x", a[0], a[1], a[2], a[3])
 }
 
+// hardwareAddr derives a replica's MAC address from its IPv4 address. Whoever gets an
+// address after another replica then answers to the same MAC: what the others
+// still have in their neighbour tables stays true.
+func hardwareAddr(addr netip.Addr) net.HardwareAddr {
+	a := addr.As4()
+	return net.HardwareAddr{0x02, 't', a[0], a[1], a[2], a[3]}
+}
+
 // Connect adds the veth pair, and gives the namespace's end its addresses and routes.
 func (n *Namespace) Connect(w Wire) error {
 	bridge, err := netlink.LinkByName(w.Bridge)
@@ -132,7 +141,7 @@ func (n *Namespace) Connect(w Wire) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.MasterIndex = w.Link, w.MTU, bridge.Attrs().Index
 	attrs.Flags |= unix.IFF_UP
-	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: inside, PeerNamespace: netlink.NsFd(ns.Fd())}
+	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: inside, PeerNamespace: netlink.NsFd(ns.Fd()), PeerHardwareAddr: hardwareAddr(w.Address4.Addr())}
 	if err := netlink.LinkAdd(pair); err != nil {
 		return fmt.Errorf("add %s: %w", w.Link, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/journal"
@@ -95,6 +96,38 @@ func echo(t *testing.T, at *Namespace, addr string, clients ...*Namespace) {
 		if err != nil {
 			t.Errorf("%v to %s: %v", client, addr, err)
 		}
+	}
+}
+
+// TestAddressIsTakenOverAtOnce: a neighbour that knew the address's last owner
+// reaches the next one without finding out that anything has changed.
+func TestAddressIsTakenOverAtOnce(t *testing.T) {
+	if err := bridge.Create(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = DeleteLink(bridge.Name) })
+	var hardware []string
+	for range 2 {
+		ns, err := NewNamespace("tulle-test-heir")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ns.Connect(wire(9)); err != nil {
+			t.Fatal(err)
+		}
+		err = ns.Do(func() error {
+			l, err := netlink.LinkByName(inside)
+			if err == nil {
+				hardware = append(hardware, l.Attrs().HardwareAddr.String())
+			}
+			return err
+		})
+		if err := errorsJoin(err, DeleteLink(wire(9).Link), ns.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if hardware[0] != hardware[1] {
+		t.Errorf("the address moved from %s to %s", hardware[0], hardware[1])
 	}
 }
 
