@@ -21,7 +21,9 @@ import (
 )
 
 const (
-	maxDestinations  = 4096             // watched at once
+	// maxDestinations bounds what is watched at once; the control plane lets a
+	// proxy have 4096 streams, of which others need some, too.
+	maxDestinations  = 2048
 	firstAnswer      = 5 * time.Second  // how long the first connection to an address waits for discovery
 	destinationIdle  = 10 * time.Minute // unused for so long, a watch is dropped
 	firstWatchRetry  = 100 * time.Millisecond
@@ -143,7 +145,7 @@ func (r *directory) destination(addr netip.AddrPort) (*destination, error) {
 	defer r.mu.Unlock()
 	d := r.known[addr]
 	if d == nil {
-		if len(r.known) >= maxDestinations {
+		if len(r.known) >= maxDestinations && !r.evictLocked() {
 			return nil, errTooManyDestinations
 		}
 		d = &destination{addr: addr, ready: make(chan struct{})}
@@ -157,7 +159,7 @@ func (r *directory) destination(addr netip.AddrPort) (*destination, error) {
 			r.known = map[netip.AddrPort]*destination{}
 		}
 		r.known[addr] = d
-		r.ending.Go(func() { r.follow(ctx, d) })
+		r.ending.Go(func() { r.follow(ctx, d); d.set.Close() })
 	}
 	d.inUse.Add(1)
 	d.used.Store(int64(r.now()))
@@ -172,10 +174,26 @@ func (r *directory) sweep() {
 	for addr, d := range r.known {
 		if d.inUse.Load() == 0 && now-time.Duration(d.used.Load()) > destinationIdle {
 			d.cancel()
-			d.set.Close()
 			delete(r.known, addr)
 		}
 	}
+}
+
+// evictLocked drops the watch that has been unused for longest, so that a
+// workload that tries many addresses does not lock itself out of the others.
+func (r *directory) evictLocked() bool {
+	var oldest *destination
+	for _, d := range r.known {
+		if d.inUse.Load() == 0 && (oldest == nil || d.used.Load() < oldest.used.Load()) {
+			oldest = d
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	oldest.cancel()
+	delete(r.known, oldest.addr)
+	return true
 }
 
 func (r *directory) all() []*destination {
@@ -231,6 +249,19 @@ var protocols = map[tullev1.Protocol]mesh.Protocol{
 	tullev1.Protocol_PROTOCOL_TCP:   mesh.TCP,
 }
 
+// parseEndpoint reads an address that can be dialled, in its one spelling.
+func parseEndpoint(s string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	if a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
+		return netip.AddrPort{}, fmt.Errorf("endpoint %s can't be dialled", a)
+	}
+	return a, nil
+}
+
 // adopt takes a whole snapshot over. An endpoint that can't be understood is
 // left out rather than dialled in some other way.
 func (r *directory) adopt(d *destination, m *tullev1.Destination) {
@@ -238,7 +269,7 @@ func (r *directory) adopt(d *destination, m *tullev1.Destination) {
 	for _, e := range m.GetEndpoints() {
 		key := endpointKey{workload: e.GetWorkload()}
 		var err error
-		if key.addr, err = netip.ParseAddrPort(e.GetAddress()); err == nil && e.GetIdentity() != "" {
+		if key.addr, err = parseEndpoint(e.GetAddress()); err == nil && e.GetIdentity() != "" {
 			key.id, err = mesh.ParseID(e.GetIdentity())
 		}
 		if err != nil {

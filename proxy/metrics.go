@@ -72,11 +72,7 @@ func collectEdge(e *edge, out chan<- prometheus.Metric) {
 			counter(requestsDesc, n, mesh.Outcome(i).String())
 		}
 	}
-	for i := range e.statuses {
-		if n := e.statuses[i].Load(); n > 0 {
-			counter(statusesDesc, uint64(n), strconv.Itoa(firstStatus+i))
-		}
-	}
+	e.eachStatus(func(code int, n uint64) { counter(statusesDesc, n, strconv.Itoa(code)) })
 	counter(sentDesc, e.sent.Load())
 	counter(receivedDesc, e.received.Load())
 	out <- prometheus.MustNewConstMetric(openDesc, prometheus.GaugeValue, float64(e.open.Load()), labels...)

@@ -70,6 +70,7 @@ type Proxy struct {
 	certifier *mtls.Certifier
 	directory *directory
 	recorder  recorder
+	refusals  complaints
 	hangups   *hangups
 	conns     tracker
 	own       []netip.Addr // addresses of the workload; constant once running
@@ -193,7 +194,7 @@ func (p *Proxy) refuseConn(c *tcp.Conn, d mesh.Direction, dst netip.AddrPort, er
 		x.Outcome = mesh.Denied
 	}
 	p.recorder.record(p.recorder.edge(key), &x)
-	p.log.Warn("connection refused", "direction", d.String(), "from", peer, "to", dst, "error", err)
+	p.refusals.warn(p.log, "connection refused", "direction", d.String(), "from", peer, "to", dst, "error", err)
 }
 
 // NotAfter returns when the proxy's certificate ends; zero without one.

@@ -32,21 +32,39 @@ const (
 // edge counts. All fields are written by many connections at once.
 type edge struct {
 	key      edgeKey
-	requests atomic.Uint64
+	requests atomic.Uint64 // grows with every exchange: a change of anything is a change of this
 	open     atomic.Int64
 	sent     atomic.Uint64
 	received atomic.Uint64
 	outcomes [outcomes]atomic.Uint64
-	statuses [lastStatus - firstStatus + 1]atomic.Uint32
+	statuses atomic.Pointer[statuses] // nil before the first one
 	latency  mesh.Histogram
 }
 
-func (e *edge) failures() uint64 {
-	var n uint64
-	for i := 1; i < outcomes; i++ {
-		n += e.outcomes[i].Load()
+// statuses counts HTTP answers by status, from firstStatus on.
+type statuses [lastStatus - firstStatus + 1]atomic.Uint64
+
+// status returns the counter of an HTTP status.
+func (e *edge) status(code int) *atomic.Uint64 {
+	s := e.statuses.Load()
+	if s == nil {
+		e.statuses.CompareAndSwap(nil, &statuses{})
+		s = e.statuses.Load()
 	}
-	return n
+	return &s[code-firstStatus]
+}
+
+// eachStatus calls f for every status that was counted.
+func (e *edge) eachStatus(f func(code int, n uint64)) {
+	s := e.statuses.Load()
+	if s == nil {
+		return
+	}
+	for i := range s {
+		if n := s[i].Load(); n > 0 {
+			f(firstStatus+i, n)
+		}
+	}
 }
 
 // recorder turns exchanges into figures and hands them to those who tap.
@@ -107,18 +125,18 @@ func (r *recorder) tapped() bool { return r.taps.Load() != nil }
 
 // record counts a finished exchange. It does not keep x.
 func (r *recorder) record(e *edge, x *mesh.Exchange) {
-	e.requests.Add(1)
 	e.outcomes[x.Outcome].Add(1)
 	e.sent.Add(x.BytesSent)
 	e.received.Add(x.BytesReceived)
 	if x.Status >= firstStatus && x.Status <= lastStatus {
-		e.statuses[x.Status-firstStatus].Add(1)
+		e.status(x.Status).Add(1)
 	}
 	if x.Protocol == mesh.HTTP1 {
 		e.latency.Record(x.Duration)
 	} else {
 		e.latency.Record(x.FirstByte) // of a connection: the time to connect
 	}
+	e.requests.Add(1) // last: who sees it sees the rest
 	if taps := r.taps.Load(); taps != nil {
 		seen := *x
 		for _, t := range *taps {

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/mesh"
@@ -24,6 +24,11 @@ const (
 	maxTaps       = 16
 	maxTapRate    = 10_000 // events per second
 	maxTapString  = 2048   // bytes of a path or host that a tap shows
+	maxTapWord    = 32     // bytes of a method
+
+	// The control plane takes messages of 1 MiB, and 4096 endpoints in one.
+	reportBytes  = 512 << 10
+	maxEndpoints = 2048
 )
 
 // report streams figures to the control plane until ctx ends. Losing the
@@ -49,14 +54,16 @@ type attachment struct {
 	mu   sync.Mutex
 	taps map[uint64]*tap
 
-	events chan *tullev1.ProxyMessage
+	events     chan *tullev1.ProxyMessage
+	forwarding sync.WaitGroup // a goroutine for each tap
 }
 
 // edgeState is what changes about an edge when anything does.
 type edgeState struct{ requests, bytes, open uint64 }
 
 func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) error {
-	life, cancel := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx for the last report
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx)) // outlives ctx for the last report
+	cancel := func() { end(nil) }
 	defer cancel()
 	unbind := context.AfterFunc(ctx, cancel)
 	stream, err := client.Attach(life, grpc.WaitForReady(true))
@@ -66,11 +73,14 @@ func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) erro
 	if !unbind() {
 		return ctx.Err()
 	}
+	// A control plane that takes nothing must not hold up the end.
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(goodbyeWithin, cancel) })()
 	a := &attachment{proxy: p, stream: stream, sent: map[*edge]edgeState{}, taps: map[uint64]*tap{}, events: make(chan *tullev1.ProxyMessage, tapQueue)}
 	var commands sync.WaitGroup
-	commands.Go(func() { a.obey(life); cancel() })
+	commands.Go(func() { end(a.obey(life)) })
+	defer a.forwarding.Wait()
+	defer a.endTaps() // only now: nothing starts one any more
 	defer commands.Wait()
-	defer a.endTaps()
 	defer cancel()
 	err = stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Hello{Hello: &tullev1.Hello{
 		Workload: p.config.Workload, Version: p.config.Version, Redirect: p.config.Redirect, StartUnixMs: p.start.UnixMilli(),
@@ -81,8 +91,10 @@ func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) erro
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
-		if err := stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: a.report()}}); err != nil {
-			return err
+		for _, r := range a.reports() {
+			if err := stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: r}}); err != nil {
+				return err
+			}
 		}
 		if ctx.Err() != nil {
 			return a.sayGoodbye(life)
@@ -99,10 +111,7 @@ func (a *attachment) sayGoodbye(life context.Context) error {
 	if err := a.stream.CloseSend(); err != nil {
 		return err
 	}
-	select {
-	case <-life.Done(): // the control plane ended the stream in return
-	case <-time.After(goodbyeWithin):
-	}
+	<-life.Done() // the control plane ended the stream in return, or its time is over
 	return nil
 }
 
@@ -112,7 +121,7 @@ func (a *attachment) forwardEvents(ctx, life context.Context, due <-chan time.Ti
 	for {
 		select {
 		case <-life.Done():
-			return life.Err()
+			return context.Cause(life)
 		case <-ctx.Done():
 			return nil
 		case m := <-a.events:
@@ -125,12 +134,12 @@ func (a *attachment) forwardEvents(ctx, life context.Context, due <-chan time.Ti
 	}
 }
 
-// obey follows the control plane's wishes until the stream ends.
-func (a *attachment) obey(ctx context.Context) {
+// obey follows the control plane's wishes until the stream ends, and returns why.
+func (a *attachment) obey(ctx context.Context) error {
 	for {
 		m, err := a.stream.Recv()
 		if err != nil {
-			return
+			return err
 		}
 		switch m := m.GetMessage().(type) {
 		case *tullev1.ControlMessage_TapStart:
@@ -150,8 +159,7 @@ func (a *attachment) startTap(ctx context.Context, m *tullev1.TapStart) {
 	t := &tap{id: m.GetId(), max: min(m.GetMaxPerSecond(), maxTapRate), events: make(chan mesh.Exchange, tapQueue)}
 	a.taps[t.id] = t
 	a.proxy.recorder.addTap(t)
-	context.AfterFunc(ctx, func() { a.stopTap(t.id) })
-	go a.forwardTap(ctx, t)
+	a.forwarding.Go(func() { a.forwardTap(ctx, t) })
 }
 
 func (a *attachment) stopTap(id uint64) {
@@ -192,58 +200,82 @@ func (a *attachment) forwardTap(ctx context.Context, t *tap) {
 }
 
 func tapEvent(x *mesh.Exchange, dropped uint64) *tullev1.TapEvent {
-	service := x.Server.Service
 	return &tullev1.TapEvent{
 		Dropped: dropped, Inbound: x.Direction == mesh.Inbound,
-		Protocol: x.Protocol.String(), Security: x.Security.String(), Outcome: x.Outcome.String(), Service: service,
+		Protocol: x.Protocol.String(), Security: x.Security.String(), Outcome: x.Outcome.String(), Service: x.Server.Service,
 		ClientIdentity: x.Client.ID.String(), ClientAddress: x.Client.Addr.String(),
 		ServerIdentity: x.Server.ID.String(), ServerAddress: x.Server.Addr.String(), ServerWorkload: x.Server.Workload,
 		StartUnixMicros: x.Start.UnixMicro(), FirstByteMicros: micros(x.FirstByte), DurationMicros: micros(x.Duration),
 		BytesSent: x.BytesSent, BytesReceived: x.BytesReceived, Status: uint32(x.Status),
-		Method: x.Method, Host: valid(x.Host), Path: valid(x.Path),
+		Method: valid(x.Method, maxTapWord), Host: valid(x.Host, maxTapString), Path: valid(x.Path, maxTapString),
 	}
 }
 
-// valid makes a string of a client fit for protobuf.
-func valid(s string) string {
-	return strings.ToValidUTF8(s[:min(len(s), maxTapString)], "\uFFFD")
-}
+// valid makes a string of a client fit for protobuf, and at most n bytes of it
+// (more where those are not UTF-8).
+func valid(s string, n int) string { return strings.ToValidUTF8(s[:min(len(s), n)], "\uFFFD") }
 
 func micros(d time.Duration) uint64 { return uint64(max(d, 0) / time.Microsecond) }
 
-// report describes all edges that changed since the last one.
-func (a *attachment) report() *tullev1.Report {
+// reports describes all edges that changed since the last call, in as many
+// messages as it takes. The last one has the figures of the proxy itself.
+func (a *attachment) reports() []*tullev1.Report {
 	p := a.proxy
-	r := &tullev1.Report{Proxy: &tullev1.ProxyStats{
-		CertNotAfterUnix: p.notAfter().Unix(), RssBytes: rss(), OpenConnections: uint32(p.conns.len()),
-	}}
+	var all []*tullev1.Report
+	r, size := &tullev1.Report{}, 0
 	for _, e := range p.recorder.all() {
 		state := edgeState{e.requests.Load(), e.sent.Load() + e.received.Load(), uint64(max(e.open.Load(), 0))}
 		if last, ok := a.sent[e]; ok && last == state {
 			continue
 		}
 		a.sent[e] = state
-		r.Edges = append(r.Edges, edgeMessage(e, state))
+		m := edgeMessage(e, state.open)
+		if n := proto.Size(m); size+n > reportBytes && size > 0 {
+			all = append(all, r)
+			r, size = &tullev1.Report{}, n
+		} else {
+			size += n
+		}
+		r.Edges = append(r.Edges, m)
 	}
-	now := p.now()
-	for _, d := range p.directory.all() {
-		r.Proxy.WatchedDestinations++
+	if len(all) > 0 && size+maxEndpoints*128 > reportBytes {
+		all = append(all, r)
+		r = &tullev1.Report{}
+	}
+	p.describe(r)
+	return append(all, r)
+}
+
+// describe puts the figures of the proxy itself into r.
+func (p *Proxy) describe(r *tullev1.Report) {
+	now, known := p.now(), p.directory.all()
+	r.Proxy = &tullev1.ProxyStats{
+		RssBytes: rss(), OpenConnections: uint32(p.conns.len()), WatchedDestinations: uint32(len(known)),
+	}
+	if end := p.notAfter(); !end.IsZero() {
+		r.Proxy.CertNotAfterUnix = end.Unix()
+	}
+	for _, d := range known {
 		for _, ep := range d.set.Endpoints() {
+			if len(r.Endpoints) == maxEndpoints {
+				return
+			}
 			r.Endpoints = append(r.Endpoints, &tullev1.EndpointStats{
 				Service: ep.Value.service, Workload: ep.Key.workload, Address: ep.Key.addr.String(),
-				EwmaMicros: float64(ep.Estimate(now)) / float64(time.Microsecond), InFlight: uint32(ep.InFlight()), Ready: true,
+				EwmaMicros: float64(ep.Estimate(now)) / float64(time.Microsecond), InFlight: uint32(ep.InFlight()), Ready: ep.Ready(),
 			})
 		}
 	}
-	return r
 }
 
-func edgeMessage(e *edge, state edgeState) *tullev1.Edge {
+// edgeMessage describes one edge. Its requests are the sum of their outcomes,
+// so that there are never more failures than requests.
+func edgeMessage(e *edge, open uint64) *tullev1.Edge {
 	k := e.key
 	m := &tullev1.Edge{
 		Inbound: k.direction == mesh.Inbound, Service: k.service, PeerIdentity: k.peer.String(), PeerWorkload: k.workload,
 		PeerAddress: k.address, Security: k.security.String(), Protocol: k.protocol.String(),
-		Requests: state.requests, Failures: e.failures(), Open: state.open,
+		Open:      open,
 		BytesSent: e.sent.Load(), BytesReceived: e.received.Load(), Latency: &tullev1.Histogram{},
 	}
 	var counts [mesh.Buckets]uint64
@@ -254,22 +286,24 @@ func edgeMessage(e *edge, state edgeState) *tullev1.Edge {
 			m.Latency.Count = append(m.Latency.Count, n)
 		}
 	}
-	for i := 1; i < outcomes; i++ {
-		if n := e.outcomes[i].Load(); n > 0 {
-			if m.Outcomes == nil {
-				m.Outcomes = map[string]uint64{}
-			}
-			m.Outcomes[mesh.Outcome(i).String()] = n
+	for i := range e.outcomes {
+		n := e.outcomes[i].Load()
+		m.Requests += n
+		if n == 0 || mesh.Outcome(i) == mesh.Success {
+			continue
 		}
-	}
-	for i := range e.statuses {
-		if n := e.statuses[i].Load(); n > 0 {
-			if m.Statuses == nil {
-				m.Statuses = map[uint32]uint64{}
-			}
-			m.Statuses[uint32(firstStatus+i)] = uint64(n)
+		m.Failures += n
+		if m.Outcomes == nil {
+			m.Outcomes = map[string]uint64{}
 		}
+		m.Outcomes[mesh.Outcome(i).String()] = n
 	}
+	e.eachStatus(func(code int, n uint64) {
+		if m.Statuses == nil {
+			m.Statuses = map[uint32]uint64{}
+		}
+		m.Statuses[uint32(code)] = n
+	})
 	return m
 }
 
@@ -284,7 +318,7 @@ func rss() uint64 {
 		return 0
 	}
 	pages, err := strconv.ParseUint(fields[1], 10, 64)
-	if err != nil && !errors.Is(err, strconv.ErrRange) {
+	if err != nil {
 		return 0
 	}
 	return pages * uint64(os.Getpagesize())

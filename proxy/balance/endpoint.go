@@ -18,7 +18,7 @@ type Endpoint[K comparable, V any] struct {
 	// Written by Set.Update only, before the endpoint is published; changed for
 	// published ones under the set's lock.
 	readySince atomic.Int64 // when it was first seen, or last became ready
-	ready      bool         // guarded by Set.mu
+	ready      atomic.Bool
 }
 
 const goneBit = 1 << 63
@@ -67,6 +67,9 @@ func (e *Endpoint[K, V]) Leave() {
 // Gone tells whether the endpoint has left the set: what is in flight may
 // finish, and nothing new comes.
 func (e *Endpoint[K, V]) Gone() bool { return e.state.Load()&goneBit != 0 }
+
+// Ready tells whether discovery says that the endpoint takes requests.
+func (e *Endpoint[K, V]) Ready() bool { return e.ready.Load() }
 
 // InFlight returns how many picks have not ended.
 func (e *Endpoint[K, V]) InFlight() int { return int(e.state.Load() &^ goneBit) }

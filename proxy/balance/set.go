@@ -98,20 +98,20 @@ func (s *Set[K, V]) endpointLocked(now time.Duration, spec Spec[K]) *Endpoint[K,
 	case e == nil:
 		e = &Endpoint[K, V]{Key: spec.Key, Value: s.config.New(spec.Key), release: s.config.Release}
 		e.readySince.Store(int64(now))
-	case spec.Ready && !e.ready:
+	case spec.Ready && !e.ready.Load():
 		// It has been restarted, or has only now come up: cold again, and
 		// failures from before its readiness count no more.
 		e.readySince.Store(int64(now))
 		e.latency.Store(0)
 	}
-	e.ready = spec.Ready
+	e.ready.Store(spec.Ready)
 	return e
 }
 
 // choose fills candidates and their ages from all.
 func (p *snapshot[K, V]) choose() {
 	for _, e := range p.all {
-		if e.ready {
+		if e.ready.Load() {
 			p.candidates = append(p.candidates, e)
 		}
 	}
