@@ -374,9 +374,9 @@ func (u *upload) stop(c *httpConn) {
 		return
 	}
 	u.stopped.Store(true)
-	_ = c.conn.SetReadDeadline(time.Unix(1, 0))
+	_ = c.tcp.SetReadDeadline(time.Unix(1, 0))
 	<-u.ended
-	_ = c.conn.SetReadDeadline(time.Time{})
+	_ = c.tcp.SetReadDeadline(time.Time{})
 }
 
 // upgrade makes room for bulk data.

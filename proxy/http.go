@@ -57,7 +57,7 @@ type router interface {
 type httpConn struct {
 	proxy     *Proxy
 	direction mesh.Direction
-	conn      net.Conn // what to read from and write to: tcp, or TLS over it
+	conn      byteConn // what to read from and write to: tcp, or TLS over it
 	tcp       *tcp.Conn
 	hop       bool // the client is a proxy: flag octets in front of response heads
 	client    mesh.Peer
@@ -122,7 +122,7 @@ func (c *httpConn) readFirst() error {
 	c.in.release()
 	c.req.Reset() // it still points into the buffer
 	c.resp.Reset()
-	if c.conn == net.Conn(c.tcp) {
+	if c.conn == byteConn(c.tcp) {
 		buf, n, err := c.tcp.Next(headroom, tcp.Small)
 		if err != nil {
 			return err
@@ -343,11 +343,9 @@ func (c *httpConn) answerError(status int, code, text string) {
 // linger closes the connection in such a way that the client can read what was
 // sent to it though it may still be sending: closing at once would reset it.
 func (c *httpConn) linger() {
-	if cw, ok := c.conn.(interface{ CloseWrite() error }); ok {
-		_ = cw.CloseWrite()
-	}
+	_ = c.conn.CloseWrite()
 	c.in.drop()
-	_ = c.conn.SetReadDeadline(time.Now().Add(lingerTime))
+	_ = c.tcp.SetReadDeadline(time.Now().Add(lingerTime))
 	for total := 0; total < lingerBytes; {
 		if err := c.in.fill(c.conn); err != nil {
 			break

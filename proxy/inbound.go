@@ -25,6 +25,7 @@ type inbound struct {
 	app      netip.AddrPort // where the application listens: the original destination
 	client   mesh.Peer
 	security mesh.Security
+	opened   *session // to the application, while the client was silent; nil if none was
 }
 
 // serveInbound tells the story of a connection that somebody makes to the workload.
@@ -107,7 +108,7 @@ func (in *inbound) http(ctx context.Context, over *mtls.Conn) {
 	} else {
 		c.in, in.in = in.in, inbox{}
 	}
-	route := &toApp{inbound: in, counters: in.edge(mesh.HTTP1)}
+	route := &toApp{inbound: in, counters: in.edge(mesh.HTTP1), idle: in.opened}
 	c.route = route
 	c.serve(ctx)
 	if route.idle != nil {
@@ -183,7 +184,11 @@ func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 	r := in.proxy.startRace(in.conn, &in.in, &connEnd{conn: app, tcp: app})
 	verdict := r.decide()
 	if verdict == sniff.HTTP1 || verdict == sniff.MeshTLS {
-		r.abandon(func() {})
+		if r.stop() && verdict == sniff.HTTP1 {
+			in.opened = &session{conn: app, tcp: app, since: in.proxy.now()}
+		} else {
+			_ = app.Close()
+		}
 		return verdict, nil
 	}
 	if verdict != sniff.More {

@@ -22,6 +22,9 @@ type outbound struct {
 	track  *tracked
 	client netip.AddrPort
 	dest   *destination
+
+	opened   *session // while the client was silent; nil if none was
+	openedAt *endpoint
 }
 
 // serveOutbound tells the story of a connection that the workload makes.
@@ -107,6 +110,9 @@ func (o *outbound) http(ctx context.Context) {
 	}
 	c.in, o.in = o.in, inbox{}
 	c.serve(ctx)
+	if o.opened != nil {
+		o.giveBack(o.opened, o.openedAt)
+	}
 }
 
 // opaque forwards bytes to one endpoint.
@@ -141,7 +147,11 @@ func (o *outbound) race(ctx context.Context) sniff.Verdict {
 	r := o.proxy.startRace(o.conn, &o.in, s.end())
 	verdict := r.decide()
 	if verdict == sniff.HTTP1 {
-		r.abandon(func() { o.giveBack(s, ep) })
+		if r.stop() {
+			o.opened, o.openedAt = s, ep
+		} else {
+			o.giveBack(s, ep)
+		}
 		return verdict
 	}
 	switch {
@@ -332,6 +342,14 @@ type balanced struct {
 }
 
 func (b *balanced) session(ctx context.Context, attempt int, a age) (*session, error) {
+	if s := b.opened; s != nil {
+		// The application has a connection of this client's already.
+		b.ep, b.opened = b.openedAt, nil
+		if s.stream != nil {
+			s.conn, s.meshed = s.stream, false // bytes as they are, no flag octets
+		}
+		return s, nil
+	}
 	avoid := b.ep
 	if attempt == 0 || a == fresh {
 		avoid = nil
@@ -371,7 +389,12 @@ func (b *balanced) failed(_ *session, blame bool) {
 }
 
 func (b *balanced) done(s *session, reusable bool) {
+	if s.stream != nil {
+		go b.giveBack(s, b.ep)
+		return
+	}
 	if reusable {
+		s.kind = httpSession
 		b.ep.Value.release(s)
 	} else {
 		s.close()

@@ -57,11 +57,11 @@ type winner int
 const (
 	nobody    winner = iota
 	server           // it spoke first: opaque bytes
-	client           // it spoke first, and the upstream is the right one
-	abandoned        // it spoke first, and wants another upstream
+	client           // it spoke first: opaque bytes
+	abandoned        // it spoke first: not opaque bytes
 )
 
-var errAbandoned = errors.New("the client wants another upstream")
+var errAbandoned = errors.New("the bytes are not opaque")
 
 // startRace begins to listen to far.
 func (p *Proxy) startRace(conn *tcp.Conn, in *inbox, far end) *race {
@@ -101,7 +101,7 @@ func (r *race) listen() {
 }
 
 // decide returns More if the server spoke first, else what the client speaks.
-// Unless that is HTTP1 or MeshTLS, both flows go on; else abandon comes next.
+// Unless that is HTTP1 or MeshTLS, both flows go on; else stop comes next.
 func (r *race) decide() sniff.Verdict {
 	v, err := r.proxy.detect(r.conn, r.in, 0)
 	who := client
@@ -121,16 +121,12 @@ func (r *race) decide() sniff.Verdict {
 	return v
 }
 
-// abandon ends the upstream in favour of another one, in peace: the application
-// reads EOF. Once nothing reads from it any more, it calls ended.
-func (r *race) abandon(ended func()) {
-	go func() {
-		if far, ok := r.back.src.(*connEnd); ok {
-			_ = far.tcp.Close()
-		} else {
-			_ = r.back.src.closeWrite()
-		}
-		<-r.ended
-		ended()
-	}()
+// stop ends the listening in favour of another use of the upstream. It reports
+// false if the server had something to say by then: that is lost.
+func (r *race) stop() bool {
+	far := r.back.src.under()
+	_ = far.SetReadDeadline(time.Unix(1, 0))
+	<-r.ended
+	_ = far.SetReadDeadline(time.Time{})
+	return !r.spoke.Load()
 }

@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"io"
-	"net"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +26,7 @@ type end interface {
 
 // connEnd is a plain connection, or TLS whose inside is not framed.
 type connEnd struct {
-	conn net.Conn
+	conn byteConn
 	tcp  *tcp.Conn
 	in   *inbox // read before the relay began; nil if nothing was
 }
@@ -40,7 +39,7 @@ func (e *connEnd) next(size int) (*tcp.Buffer, int, error) {
 		e.in.release()
 		return buf, n, nil
 	}
-	if e.conn == net.Conn(e.tcp) {
+	if e.conn == byteConn(e.tcp) {
 		return e.tcp.Next(stream.HeaderLen, size)
 	}
 	buf := tcp.NewBuffer(size)
@@ -57,12 +56,12 @@ func (e *connEnd) write(b []byte) error {
 	return err
 }
 
-func (e *connEnd) closeWrite() error { return e.conn.(interface{ CloseWrite() error }).CloseWrite() }
+func (e *connEnd) closeWrite() error { return e.conn.CloseWrite() }
 func (e *connEnd) reset()            { e.tcp.Reset() }
 func (e *connEnd) under() *tcp.Conn  { return e.tcp }
 
 // plain reports whether the kernel may move the bytes by itself.
-func (e *connEnd) plain() bool { return e.conn == net.Conn(e.tcp) }
+func (e *connEnd) plain() bool { return e.conn == byteConn(e.tcp) }
 
 // streamEnd is a stream to another proxy.
 type streamEnd struct {

@@ -318,10 +318,7 @@ var scenes = []scene{
 		},
 		app: func(c *net.TCPConn, log io.Writer) {
 			r := bufio.NewReader(c)
-			if _, err := r.Peek(1); err != nil {
-				return // the upstream that was opened to see who speaks first
-			}
-			readHead(r, log)
+			readHead(r, log) // on the very connection that was opened to see who speaks first
 			send(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 		}},
 	{name: "half-close", conns: 3,

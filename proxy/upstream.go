@@ -53,11 +53,17 @@ const (
 
 var alpn = [2]string{mesh.ALPNHTTP1, mesh.ALPNTCP}
 
+// byteConn is a connection that can be half-closed.
+type byteConn interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
+
 // session is one connection to an endpoint; one exchange at a time uses it.
 type session struct {
 	up     *upstream
 	kind   sessionKind
-	conn   net.Conn // the *mtls.Conn of a meshed endpoint, else tcp
+	conn   byteConn // the *mtls.Conn of a meshed endpoint, else tcp
 	tcp    *tcp.Conn
 	stream *stream.Conn // of a streamSession
 	in     inbox        // of an httpSession: read and not consumed
@@ -254,7 +260,7 @@ func (s *session) halfClose() {
 	if s.halfClosed.Swap(true) {
 		return
 	}
-	_ = s.conn.(interface{ CloseWrite() error }).CloseWrite()
+	_ = s.conn.CloseWrite()
 }
 
 // close ends the session in peace.
