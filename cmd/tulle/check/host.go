@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/host"
@@ -65,7 +66,9 @@ func firewall(context.Context, *Config) []Result {
 
 // legacyFirewall looks at the rules of the old kind, which nftables does not show.
 func legacyFirewall() []Result {
-	if _, err := os.Stat("/proc/net/ip_tables_names"); err != nil {
+	// Asking for a table that is not there would make it.
+	tables, err := os.ReadFile("/proc/net/ip_tables_names")
+	if err != nil || !slices.Contains(strings.Fields(string(tables)), "filter") {
 		return nil
 	}
 	out, err := exec.Command("iptables-legacy", "-S", "FORWARD").Output()

@@ -122,16 +122,24 @@ func (d *Daemon) recover() error {
 	switch {
 	case living == 0:
 		if n := len(d.journal.Changes()); n > 0 {
-			say(d.Out, "an earlier daemon did not end well; taking back its %d changes of the host first", n)
+			say(d.Out, "an earlier daemon did not end well; taking back %s of the host first", count(n, "change"))
 		}
 		return d.journal.Undo(network.Undo)
 	case before != nil && (before.Network4 != d.Network4 || before.Network6 != d.Network6):
 		return command.WithHint(
-			fmt.Errorf("%d workloads run on in the networks %s and %s", living, before.Network4, before.Network6),
+			fmt.Errorf("%s left in the networks %s and %s", count(living, "running workload"), before.Network4, before.Network6),
 			"name the same ones (--network4, --network6), or end them with: tulle down")
 	}
-	say(d.Out, "taking over %d workloads that run on", living)
+	say(d.Out, "taking over %s", count(living, "running workload"))
 	return nil
+}
+
+// count spells a number of things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func (d *Daemon) openAuthority() error {
@@ -428,7 +436,7 @@ func (d *Daemon) tellReady() {
 // end stops the workloads first, while everything they need still serves.
 func (d *Daemon) end() error {
 	if n := d.leases.running(); n > 0 {
-		say(d.Out, "stopping %d workloads", n)
+		say(d.Out, "stopping %s", count(n, "workload"))
 	}
 	err := d.leases.close(workloadTimeout)
 	d.local.Stop()

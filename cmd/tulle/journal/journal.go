@@ -28,7 +28,6 @@ const (
 	Masquerade Kind = "masquerade" // a backend's masquerade rules were added
 	Forward    Kind = "forward"    // accept rules were put into the host's own FORWARD chain
 	Dir        Kind = "dir"        // a directory was made; removed if empty
-	File       Kind = "file"       // a file was made
 )
 
 // Change is one entry. Entries are comparable.
@@ -40,7 +39,7 @@ type Change struct {
 }
 
 // content is the file. Boot tells whether the machine was started anew since,
-// in which case only files are left to undo.
+// in which case only directories are left to undo.
 type content struct {
 	Boot    string   `json:"boot"`
 	Changes []Change `json:"changes"`
@@ -71,7 +70,7 @@ func Open(path string) (*Journal, error) {
 	if j.content.Boot != bootID() {
 		j.content.Boot = bootID()
 		j.content.Changes = slices.DeleteFunc(j.content.Changes, func(c Change) bool {
-			return c.Kind != File && c.Kind != Dir
+			return c.Kind != Dir
 		})
 	}
 	return j, nil

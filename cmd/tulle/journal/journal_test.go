@@ -64,7 +64,7 @@ func TestOpen(t *testing.T) {
 		want       int
 		wantErr    bool
 	}{
-		{"after a reboot only files count", `{"boot":"another","changes":[{"kind":"link","name":"x"},{"kind":"file","name":"y"}]}`, 1, false},
+		{"after a reboot only directories count", `{"boot":"another","changes":[{"kind":"link","name":"x"},{"kind":"dir","name":"y"}]}`, 1, false},
 		{"garbage", "{", 0, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -72,6 +72,11 @@ func (n *Namespace) enter() error {
 }
 
 func setUpLoopback() error {
+	if HasIPv6() { // wanted in here even where the host has it off by default
+		if err := writeSysctl("net/ipv6/conf/lo/disable_ipv6", "0"); err != nil {
+			return err
+		}
+	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err

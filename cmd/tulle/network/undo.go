@@ -23,8 +23,6 @@ func Undo(c journal.Change) error {
 		return RemoveMasquerade(c.Name)
 	case journal.Forward:
 		return RemoveForward(c.Name)
-	case journal.File:
-		return ignoreMissing(os.RemoveAll(c.Name))
 	case journal.Dir:
 		err := ignoreMissing(os.Remove(c.Name))
 		if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EBUSY) {
