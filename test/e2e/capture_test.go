@@ -91,3 +91,35 @@ func (c *capture) lost(t *testing.T) uint32 {
 	}
 	return stats.Drops
 }
+
+// TestCaptureSees is the other half of every proof by capture: what does cross
+// in the clear, a call to a catalog service outside of the mesh, is seen.
+func TestCaptureSees(t *testing.T) {
+	machine, err := newLAN()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(machine.close)
+	outside := start(t, machine.argv(peerCommand("web", "--name", "outside", lanFirst+":9100")...)...)
+	outside.awaitText(t, outside.stderr, "listening")
+	catalog := write(t, scratch(t), "services.yaml", "services:\n  - name: billing\n    addresses: [%s]\n    ports: [9100]\n", lanFirst)
+
+	host := newHost(t, "--catalog", catalog)
+	host.serve(t, service{name: "web", port: 9100, argv: peerCommand("web", "--name", "inside", ":9100")})
+	for _, c := range []struct {
+		name, answer string
+		clear        bool
+	}{
+		{"billing", "outside", true},
+		{"web", "inside", false},
+	} {
+		capture := startCapture(t, marker)
+		if r := play(t, host, "curl", "-sS", "http://"+c.name+":9100/"+marker); r.stdout != c.answer+"\n" {
+			t.Errorf("%s: %s", c.name, r)
+		}
+		capture.stopReading()
+		if seen := capture.seen[0].Load(); (seen > 0) != c.clear {
+			t.Errorf("%s: %d of %d frames held the marker", c.name, seen, capture.frames.Load())
+		}
+	}
+}

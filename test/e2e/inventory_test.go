@@ -50,7 +50,7 @@ func (before inventory) diff(after inventory) []string {
 const withoutEmptyTables = ` | tr '\n' '\f' | sed -E 's/table ip6? (nat|mangle|raw|filter) \{\f(\tchain [A-Z]+ \{\f\t\ttype [^\f]*\f\t\}\f\f?)*\}\f//g' | tr '\f' '\n'`
 
 // volatile matches what changes on its own.
-var volatile = regexp.MustCompile(`nf_conntrack_(count|buckets|max)|/net/ipv4/tcp_fastopen_key|neigh/|\bvalid_lft\b`)
+var volatile = regexp.MustCompile(`nf_conntrack_(count|buckets|max)|\b` + plainPrefix + `[0-9-]|/net/ipv4/tcp_fastopen_key|neigh/|\bvalid_lft\b`)
 
 func takeInventory(t *testing.T) inventory {
 	t.Helper()
