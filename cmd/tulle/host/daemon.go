@@ -323,7 +323,6 @@ func (d *Daemon) openFirewall() error {
 	families, err := network.DroppedForward()
 	if err != nil {
 		d.Log.Warn("cannot see whether the host's firewall drops forwarded packets", "reason", err)
-		return nil
 	}
 	for _, f := range families {
 		if err := d.journal.Record(journal.Change{Kind: journal.Forward, Name: f}); err != nil {

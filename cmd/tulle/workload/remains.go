@@ -125,22 +125,27 @@ func inNamespace(ns syscall.Stat_t) []int {
 // kernel dies when that lets go of it.
 const killTimeout = 2 * time.Second
 
+// remains returns the processes in the cgroup and in the namespace at path, but
+// those to spare and ourselves.
+func remains(c Cgroup, path string, spare ...int) []int {
+	pids := c.pids()
+	var ns syscall.Stat_t
+	if syscall.Stat(path, &ns) == nil {
+		pids = append(pids, inNamespace(ns)...)
+	}
+	slices.Sort(pids)
+	return slices.DeleteFunc(slices.Compact(pids), func(pid int) bool {
+		return pid == os.Getpid() || slices.Contains(spare, pid)
+	})
+}
+
 // KillRemains ends everything in the cgroup and in the namespace at path but
 // the processes to spare, and removes the cgroup.
 func KillRemains(c Cgroup, path string, spare ...int) error {
-	var ns syscall.Stat_t
-	if err := syscall.Stat(path, &ns); err != nil {
-		ns = syscall.Stat_t{}
-	}
-	spare = append(spare, os.Getpid())
 	deadline := time.Now().Add(killTimeout)
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
 		c.kill()
-		left := c.pids()
-		if ns.Ino != 0 {
-			left = append(left, inNamespace(ns)...)
-		}
-		left = slices.DeleteFunc(left, func(pid int) bool { return slices.Contains(spare, pid) })
+		left := remains(c, path, spare...)
 		for _, pid := range left {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}

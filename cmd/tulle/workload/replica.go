@@ -323,7 +323,19 @@ func (r *replica) finish() int {
 		}
 	}
 	r.lease.Report(func(s *tullev1.Status) { s.Ready, s.Exited, s.ExitCode = false, true, int32(code) })
+	r.explainFork(code)
 	return code
+}
+
+// explainFork speaks up when a server has sent itself to the background, as
+// many do unless told otherwise: to us that looks like the end.
+func (r *replica) explainFork(code int) {
+	if code != 0 || len(r.config.Ports) == 0 {
+		return
+	}
+	if n := len(remains(r.group, r.ns.Path, int(r.proxyPID.Load()))); n > 0 {
+		r.note("the command of %s ended and left %d processes in the background, which end with it; let it stay in the foreground (nginx: -g 'daemon off;')", r.name(), n)
+	}
 }
 
 func (r *replica) signal(sig os.Signal) {

@@ -150,6 +150,19 @@ func TestNothingOutlivesTheCommand(t *testing.T) {
 	checkClean(t)
 }
 
+func TestServerThatForksIsExplained(t *testing.T) {
+	d := startDaemon(t)
+	c, _, errs := d.config("setsid sleep 1001 &")
+	c.Ports = []uint16{80}
+	if code, err := Run(t.Context(), c); code != 0 || err != nil {
+		t.Fatal(code, err)
+	}
+	if !strings.Contains(errs.String(), "the command of web-1 ended and left 1 processes in the background") {
+		t.Errorf("stderr: %q", errs)
+	}
+	checkClean(t)
+}
+
 func TestReplicasArePrefixed(t *testing.T) {
 	d := startDaemon(t)
 	c, out, errs := d.config(`echo "I am $TULLE_REPLICA"; printf last >&2; exit $((TULLE_REPLICA - 1))`)
