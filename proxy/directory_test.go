@@ -1,0 +1,360 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/sniff"
+)
+
+// fakeDiscovery answers watches with what the test pushes.
+type fakeDiscovery struct {
+	mu      sync.Mutex
+	down    bool
+	watches map[string]*fakeWatch // the newest by address
+	asked   int
+}
+
+type fakeWatch struct {
+	grpc.ClientStream
+	ctx      context.Context
+	messages chan *tullev1.Destination
+	broken   chan struct{}
+}
+
+func (f *fakeDiscovery) Watch(ctx context.Context, m *tullev1.WatchRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[tullev1.Destination], error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked++
+	if f.down {
+		return nil, errors.New("nobody is there")
+	}
+	w := &fakeWatch{ctx: ctx, messages: make(chan *tullev1.Destination, 10), broken: make(chan struct{})}
+	if f.watches == nil {
+		f.watches = map[string]*fakeWatch{}
+	}
+	f.watches[m.GetAddress()] = w
+	return w, nil
+}
+
+func (w *fakeWatch) Recv() (*tullev1.Destination, error) {
+	select {
+	case m := <-w.messages:
+		return m, nil
+	case <-w.broken:
+		return nil, io.ErrUnexpectedEOF
+	case <-w.ctx.Done():
+		return nil, w.ctx.Err()
+	}
+}
+
+func (f *fakeDiscovery) watch(addr string) *fakeWatch {
+	synctest.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.watches[addr]
+}
+
+func (f *fakeDiscovery) count() int {
+	synctest.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked
+}
+
+func (f *fakeDiscovery) setDown(down bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = down
+}
+
+const testVIP = "10.84.128.1:80"
+
+func webAt(addrs ...string) *tullev1.Destination {
+	m := &tullev1.Destination{Service: "web"}
+	for i, a := range addrs {
+		m.Endpoints = append(m.Endpoints, &tullev1.Endpoint{
+			Address: a, Identity: "spiffe://test.local/ns/default/sa/web", Workload: fmt.Sprintf("web-%d", i+1), Ready: true,
+		})
+	}
+	return m
+}
+
+// directoryTest runs f on fake time with a directory that asks fake.
+func directoryTest(t *testing.T, f func(t *testing.T, r *directory, fake *fakeDiscovery)) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Proxy{log: slog.New(slog.DiscardHandler), start: time.Now()}
+		ctx, cancel := context.WithCancel(context.Background())
+		fake := &fakeDiscovery{}
+		r := &directory{
+			ctx: ctx, client: fake, networks: []netip.Prefix{netip.MustParsePrefix("10.84.0.0/16")}, log: p.log, now: p.now,
+			newUp: func(d *destination, k endpointKey) *upstream { return newUpstream(p, d.service(), k) },
+		}
+		f(t, r, fake)
+		cancel()
+		r.ending.Wait()
+		for _, d := range r.all() {
+			if n := len(d.set.Endpoints()); n != 0 {
+				t.Errorf("%d endpoints of %s outlive the proxy", n, d.addr)
+			}
+		}
+	})
+}
+
+// found looks testVIP up while the answer is m.
+func found(t *testing.T, r *directory, fake *fakeDiscovery, m *tullev1.Destination) *destination {
+	t.Helper()
+	type answer struct {
+		d   *destination
+		err error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		d, err := r.lookup(context.Background(), netip.MustParseAddrPort(testVIP))
+		got <- answer{d, err}
+	}()
+	fake.watch(testVIP).messages <- m
+	a := <-got
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	return a.d
+}
+
+func endpointsOf(d *destination) string {
+	synctest.Wait()
+	s := ""
+	for _, e := range d.set.Endpoints() {
+		s += fmt.Sprintf("%s %s %s %v;", e.Key.addr, e.Key.id.Account, e.Key.workload, e.Ready())
+	}
+	return s
+}
+
+func TestLookupFirstAnswer(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		d := found(t, r, fake, webAt("10.84.0.2:80", "10.84.0.3:80"))
+		if d == nil || d.service() != "web" || endpointsOf(d) != "10.84.0.2:80 web web-1 true;10.84.0.3:80 web web-2 true;" {
+			t.Fatalf("destination %v: %s", d, endpointsOf(d))
+		}
+		// The next one does not wait, nor ask again.
+		if again, err := r.lookup(context.Background(), netip.MustParseAddrPort(testVIP)); again != d || err != nil || fake.count() != 1 {
+			t.Errorf("again: %v, %v; asked %d times", again, err, fake.count())
+		}
+	})
+}
+
+func TestLookupOutsideTheMesh(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		for _, addr := range []string{"192.0.2.1:80", "[2001:db8::1]:80", "127.0.0.1:80"} {
+			if d, err := r.lookup(context.Background(), netip.MustParseAddrPort(addr)); d != nil || err != nil {
+				t.Errorf("%s: %v, %v", addr, d, err)
+			}
+		}
+		if fake.count() != 0 {
+			t.Error("asked about an address that is none of the mesh's")
+		}
+		if d := found(t, r, fake, &tullev1.Destination{}); d != nil {
+			t.Errorf("nothing of the mesh, and yet %v", d)
+		}
+		if d := r.all()[0]; d.inUse.Load() != 0 {
+			t.Errorf("in use by %d", d.inUse.Load())
+		}
+	})
+}
+
+// Without an answer there is no connection, rather than one past the mesh.
+func TestLookupFailsClosed(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		fake.setDown(true)
+		begin := time.Now()
+		var group sync.WaitGroup
+		for range 10 {
+			group.Go(func() {
+				d, err := r.lookup(context.Background(), netip.MustParseAddrPort(testVIP))
+				if d != nil || !errors.Is(err, errNoAnswer) {
+					t.Errorf("%v, %v; want %v", d, err, errNoAnswer)
+				}
+			})
+		}
+		group.Wait()
+		if took := time.Since(begin); took != firstAnswer {
+			t.Errorf("took %v, want %v", took, firstAnswer)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if _, err := r.lookup(ctx, netip.MustParseAddrPort(testVIP)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("given up by the caller: %v", err)
+		}
+		if n := r.all()[0].inUse.Load(); n != 0 {
+			t.Errorf("in use by %d", n)
+		}
+		// It keeps asking, with patience, and finds it in the end.
+		time.Sleep(time.Minute)
+		if n := fake.count(); n < 10 || n > 40 {
+			t.Errorf("asked %d times in a minute", n)
+		}
+		fake.setDown(false)
+		time.Sleep(2 * longestWatchWait)
+		if d := found(t, r, fake, webAt("10.84.0.2:80")); d == nil {
+			t.Error("not found")
+		}
+	})
+}
+
+func TestWatchFollowsAndKeepsTheLastAnswer(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		d := found(t, r, fake, webAt("10.84.0.2:80"))
+		first := d.set.Endpoints()[0]
+		watch := fake.watch(testVIP)
+		more := webAt("10.84.0.2:80", "10.84.0.3:80")
+		more.Endpoints[1].Ready, more.Protocol = false, tullev1.Protocol_PROTOCOL_TCP
+		watch.messages <- more
+		if got := endpointsOf(d); got != "10.84.0.2:80 web web-1 true;10.84.0.3:80 web web-2 false;" || d.hint() != sniff.Opaque {
+			t.Errorf("then %s, hint %v", got, d.hint())
+		}
+		if d.set.Endpoints()[0] != first {
+			t.Error("the endpoint that stayed is another one")
+		}
+		fake.setDown(true)
+		close(watch.broken)
+		time.Sleep(time.Hour)
+		if got := endpointsOf(d); got != "10.84.0.2:80 web web-1 true;10.84.0.3:80 web web-2 false;" {
+			t.Errorf("without the control plane: %s", got)
+		}
+		fake.setDown(false)
+		time.Sleep(2 * longestWatchWait)
+		fake.watch(testVIP).messages <- webAt("10.84.0.9:80")
+		if got := endpointsOf(d); got != "10.84.0.9:80 web web-1 true;" {
+			t.Errorf("after it came back: %s", got)
+		}
+	})
+}
+
+// What can't be understood is left out: never dialled in some other way.
+func TestBadEndpointsAreLeftOut(t *testing.T) {
+	for _, bad := range []*tullev1.Endpoint{
+		{Address: "10.84.0.3:80", Identity: "spiffe://test.local/ns/default/sa/"},
+		{Address: "10.84.0.3:80", Identity: "web"},
+		{Address: "10.84.0.3:80", Identity: "SPIFFE://test.local/ns/default/sa/web"},
+		{Address: "10.84.0.3", Identity: "spiffe://test.local/ns/default/sa/web"},
+		{Address: "web:80"}, {Address: ""}, {Address: "10.84.0.3:0"}, {Address: "0.0.0.0:80"}, {Address: "[ff02::1]:80"}, {Address: "10.84.0.3:99999"},
+	} {
+		directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+			m := webAt("10.84.0.2:80")
+			m.Endpoints = append([]*tullev1.Endpoint{bad}, m.Endpoints...)
+			d := found(t, r, fake, m)
+			if got := endpointsOf(d); got != "10.84.0.2:80 web web-1 true;" {
+				t.Errorf("%v: %s", bad, got)
+			}
+		})
+	}
+}
+
+func TestEndpointSpellings(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		d := found(t, r, fake, webAt("[::ffff:10.84.0.2]:80", "10.84.0.2:80"))
+		if got := endpointsOf(d); got != "10.84.0.2:80 web web-1 true;10.84.0.2:80 web web-2 true;" {
+			t.Error(got)
+		}
+	})
+}
+
+// A new identity, or another replica, behind an old address inherits nothing.
+func TestAnotherIdentityIsAnotherEndpoint(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		d := found(t, r, fake, webAt("10.84.0.2:80"))
+		old := d.set.Endpoints()[0]
+		m := webAt("10.84.0.2:80")
+		m.Endpoints[0].Identity = "spiffe://test.local/ns/default/sa/db"
+		fake.watch(testVIP).messages <- m
+		if got := endpointsOf(d); got != "10.84.0.2:80 db web-1 true;" {
+			t.Fatal(got)
+		}
+		now := d.set.Endpoints()[0]
+		if now == old || now.Value == old.Value || !old.Gone() {
+			t.Error("the endpoint went on under another identity")
+		}
+		old.Value.mu.Lock()
+		closed := old.Value.closed
+		old.Value.mu.Unlock()
+		if !closed {
+			t.Error("the old one's sessions are still there")
+		}
+		m = webAt("10.84.0.2:80")
+		m.Endpoints[0].Identity = ""
+		fake.watch(testVIP).messages <- m
+		synctest.Wait()
+		if plain := d.set.Endpoints()[0]; plain == now || plain.Value.security != mesh.Plaintext || now.Value.security != mesh.MutualTLS {
+			t.Error("not another endpoint without an identity")
+		}
+	})
+}
+
+func TestIdleDestinationsAreDropped(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		d := found(t, r, fake, webAt("10.84.0.2:80"))
+		time.Sleep(2 * destinationIdle)
+		r.sweep()
+		if len(r.all()) != 1 {
+			t.Fatal("dropped while in use")
+		}
+		d.done(r.now())
+		r.sweep()
+		if len(r.all()) != 1 {
+			t.Fatal("dropped just after its last use")
+		}
+		watch := fake.watch(testVIP)
+		time.Sleep(destinationIdle + time.Second)
+		r.sweep()
+		synctest.Wait()
+		if len(r.all()) != 0 || watch.ctx.Err() == nil || len(d.set.Endpoints()) != 0 {
+			t.Error("kept for ever")
+		}
+		if again := found(t, r, fake, webAt("10.84.0.3:80")); again == d || endpointsOf(again) != "10.84.0.3:80 web web-1 true;" {
+			t.Error("not asked again")
+		}
+	})
+}
+
+func TestNumberOfDestinationsIsBounded(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		at := func(i int) netip.AddrPort {
+			return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 84, byte(i >> 8), byte(i)}), 80)
+		}
+		var all []*destination
+		for i := range maxDestinations {
+			d, err := r.destination(at(i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, d)
+		}
+		if _, err := r.destination(at(maxDestinations)); !errors.Is(err, errTooManyDestinations) {
+			t.Errorf("one more: %v", err)
+		}
+		time.Sleep(time.Second)
+		all[7].done(r.now())
+		time.Sleep(time.Second)
+		all[3].done(r.now())
+		if _, err := r.destination(at(maxDestinations)); err != nil {
+			t.Errorf("one more with two unused: %v", err)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if len(r.known) != maxDestinations || r.known[at(7)] != nil || r.known[at(3)] == nil {
+			t.Error("not the one unused for longest made room")
+		}
+	})
+}
