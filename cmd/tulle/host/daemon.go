@@ -310,6 +310,9 @@ func (d *Daemon) connect() error {
 		b.Gateway6 = gateway(d.Network6)
 	}
 	if err := b.Create(); err != nil {
+		if errors.Is(err, unix.EPERM) {
+			return command.WithHint(err, "this root may not change the network; a container needs --privileged")
+		}
 		return err
 	}
 	if err := d.openFirewall(); err != nil {
@@ -356,7 +359,7 @@ func (d *Daemon) masquerade() error {
 		return err
 	}
 	if err := network.Apply(changes); err != nil {
-		return err
+		return command.WithHint(err, "to leave forwarding alone type: tulle up --no-masquerade")
 	}
 	return network.Masquerade{Backend: d.backend, Bridge: BridgeName, Networks: d.networks()}.Add()
 }

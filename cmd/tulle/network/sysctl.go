@@ -20,7 +20,12 @@ func Sysctl(name string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
+// writeSysctl leaves a value alone that is as it should be: inside a container
+// /proc/sys may be read-only.
 func writeSysctl(name, value string) error {
+	if now, err := Sysctl(name); err == nil && now == value {
+		return nil
+	}
 	if err := os.WriteFile(filepath.Join(procSys, name), []byte(value), 0o644); err != nil {
 		return fmt.Errorf("set %s to %s: %w", strings.ReplaceAll(name, "/", "."), value, err)
 	}

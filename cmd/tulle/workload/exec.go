@@ -60,11 +60,15 @@ func start(thread *network.Thread, argv, env []string, who account, group Cgroup
 	}
 	if group.Dir != "" {
 		dir, err := group.open()
-		if err != nil {
+		switch {
+		case err == nil:
+			defer func() { _ = dir.Close() }()
+			p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+		case errors.Is(err, unix.EROFS), errors.Is(err, fs.ErrPermission):
+			// Inside a container: the network namespace has to do to find what is left.
+		default:
 			return nil, fmt.Errorf("cgroup: %w", err)
 		}
-		defer func() { _ = dir.Close() }()
-		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
 	err = thread.Do(func() error {
 		path, err := lookPath(argv[0], getenv(env, "PATH"))
