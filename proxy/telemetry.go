@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -203,12 +204,20 @@ func tapEvent(x *mesh.Exchange, dropped uint64) *tullev1.TapEvent {
 	return &tullev1.TapEvent{
 		Dropped: dropped, Inbound: x.Direction == mesh.Inbound,
 		Protocol: x.Protocol.String(), Security: x.Security.String(), Outcome: x.Outcome.String(), Service: x.Server.Service,
-		ClientIdentity: x.Client.ID.String(), ClientAddress: x.Client.Addr.String(),
-		ServerIdentity: x.Server.ID.String(), ServerAddress: x.Server.Addr.String(), ServerWorkload: x.Server.Workload,
+		ClientIdentity: x.Client.ID.String(), ClientAddress: address(x.Client.Addr),
+		ServerIdentity: x.Server.ID.String(), ServerAddress: address(x.Server.Addr), ServerWorkload: x.Server.Workload,
 		StartUnixMicros: x.Start.UnixMicro(), FirstByteMicros: micros(x.FirstByte), DurationMicros: micros(x.Duration),
 		BytesSent: x.BytesSent, BytesReceived: x.BytesReceived, Status: uint32(x.Status),
 		Method: valid(x.Method, maxTapWord), Host: valid(x.Host, maxTapString), Path: valid(x.Path, maxTapString),
 	}
+}
+
+// address is empty where there is none: nobody was dialled.
+func address(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
 
 // valid makes a string of a client fit for protobuf, and at most n bytes of it
