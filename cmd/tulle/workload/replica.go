@@ -69,16 +69,15 @@ func (r *replica) up(ctx context.Context) error {
 		return fmt.Errorf("%s: %w", r.name(), err)
 	}
 	r.names.attach(r.ns.Thread, r.conf)
-	// The proxy gets its certificate while the rest is done: by the time the command
-	// starts, both are finished.
+	// Before the proxy, whose first connection would otherwise begin untracked and
+	// then, in mid-handshake, be taken for a forgery by the redirect's guard.
+	if err := r.ns.Do(r.redirect); err != nil {
+		return fmt.Errorf("%s: %w", r.name(), err)
+	}
+	// The proxy gets its certificate while the rest is done.
 	proxied := make(chan error, 1)
 	go func() { proxied <- r.startProxy(ctx) }()
-	err := r.ns.Do(func() error {
-		if err := r.redirect(); err != nil {
-			return err
-		}
-		return privateFiles(r.conf.path)
-	})
+	err := r.ns.Do(func() error { return privateFiles(r.conf.path) })
 	if err != nil {
 		err = fmt.Errorf("%s: %w", r.name(), err)
 	}
