@@ -41,9 +41,7 @@ func dispatch(ctx context.Context, env *command.Env, table []command.Command, ar
 func printUsage(w io.Writer, table []command.Command) {
 	_, _ = fmt.Fprint(w, "Tulle is an ultralight service mesh.\n\nUsage: tulle COMMAND [flags]\n\nCommands:\n")
 	for _, c := range table {
-		if !c.Hidden {
-			_, _ = fmt.Fprintf(w, "  %-10s %s\n", c.Name, c.Help)
-		}
+		_, _ = fmt.Fprintf(w, "  %-10s %s\n", c.Name, c.Help)
 	}
 	_, _ = fmt.Fprint(w, "\nMore about one: tulle help COMMAND\n")
 }

@@ -40,9 +40,8 @@ func (e *Env) Getenv(key string) string {
 
 // Command is one row of the CLI's table.
 type Command struct {
-	Name   string
-	Help   string // one line, no full stop
-	Hidden bool   // left out of the list: for tulle's own use
+	Name string
+	Help string // one line, no full stop
 	// Run does the work and returns the exit code. It returns early when ctx
 	// ends, which is when the user wants the command to stop.
 	Run func(ctx context.Context, env *Env, args []string) int

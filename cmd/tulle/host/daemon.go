@@ -31,9 +31,9 @@ import (
 	"github.com/tulle-mesh/tulle/mesh"
 )
 
-// Daemon is the control plane of one host while it is being put together; its
+// daemon is the control plane of one host while it is being put together; its
 // fields are filled in the order of Run's steps.
-type Daemon struct {
+type daemon struct {
 	Config
 
 	journal   *journal.Journal
@@ -63,7 +63,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	if !network.HasIPv6() {
 		c.Network6 = netip.Prefix{}
 	}
-	d := &Daemon{Config: c}
+	d := &daemon{Config: c}
 	held, err := d.takeDir()
 	if err != nil {
 		return err
@@ -83,7 +83,7 @@ func Run(ctx context.Context, c Config) (err error) {
 }
 
 // takeDir makes the run directory and locks it.
-func (d *Daemon) takeDir() (*os.File, error) {
+func (d *daemon) takeDir() (*os.File, error) {
 	if err := os.MkdirAll(filepath.Join(d.RunDir, "workloads"), 0o700); err != nil {
 		return nil, fmt.Errorf("run directory: %w", err)
 	}
@@ -100,7 +100,7 @@ func (d *Daemon) takeDir() (*os.File, error) {
 
 // recover looks at what an earlier daemon left: if workloads run on, their
 // network stays, else the host is put back first.
-func (d *Daemon) recover() error {
+func (d *daemon) recover() error {
 	records, err := loadRecords(d.RunDir)
 	if err != nil {
 		d.Log.Error("a replica's record is unreadable", "reason", err)
@@ -142,7 +142,7 @@ func count(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
-func (d *Daemon) openAuthority() error {
+func (d *daemon) openAuthority() error {
 	var err error
 	d.authority, err = identity.Open(identity.Config{Dir: d.StateDir, TrustDomain: TrustDomain, Log: d.Log})
 	if err != nil {
@@ -151,7 +151,7 @@ func (d *Daemon) openAuthority() error {
 	return nil
 }
 
-func (d *Daemon) openState() error {
+func (d *daemon) openState() error {
 	config := discovery.Config{TrustDomain: TrustDomain}
 	config.Replicas4, config.VIPs4 = discovery.Halves(d.Network4)
 	if d.Network6.IsValid() {
@@ -171,7 +171,7 @@ func (d *Daemon) openState() error {
 	return d.catalog.Load()
 }
 
-func (d *Daemon) chooseBackend() error {
+func (d *daemon) chooseBackend() error {
 	b, reason, err := redirect.Pick(d.Redirect, nil)
 	if err != nil {
 		return err
@@ -182,7 +182,7 @@ func (d *Daemon) chooseBackend() error {
 }
 
 // compose makes the servers; nothing can be reached yet.
-func (d *Daemon) compose() error {
+func (d *daemon) compose() error {
 	tokens := identity.NewTokens(identity.TokenConfig{})
 	d.mtu = network.MTU()
 	d.leases = &leases{
@@ -231,7 +231,7 @@ func peerID(ctx context.Context) (mesh.ID, error) {
 }
 
 // admit lets only services that run have certificates.
-func (d *Daemon) admit(id mesh.ID) error {
+func (d *daemon) admit(id mesh.ID) error {
 	if s := d.state.Load().Service(id.Account); s == nil || s.ID != id {
 		return fmt.Errorf("no service of identity %s is running", id)
 	}
@@ -239,7 +239,7 @@ func (d *Daemon) admit(id mesh.ID) error {
 }
 
 // grant tells a replica all that it has to know.
-func (d *Daemon) grant(l *discovery.Lease) *tullev1.Lease {
+func (d *daemon) grant(l *discovery.Lease) *tullev1.Lease {
 	g := &tullev1.Lease{
 		Replica: l.Replica.Name, Service: l.Service.Name, Identity: l.Service.ID.String(),
 		Address4: netip.PrefixFrom(l.Replica.Addr4, d.Network4.Bits()).String(), Gateway4: gateway(d.Network4).Addr().String(),
@@ -259,7 +259,7 @@ func (d *Daemon) grant(l *discovery.Lease) *tullev1.Lease {
 
 // listenLocal opens what needs no network of ours: the cheapest way to find
 // out that a port is taken.
-func (d *Daemon) listenLocal() error {
+func (d *daemon) listenLocal() error {
 	var err error
 	if d.pageAt, err = net.Listen("tcp", d.Dashboard); err != nil {
 		return taken("dashboard", err, "choose another address with --dashboard 127.0.0.1:PORT")
@@ -282,7 +282,7 @@ func taken(what string, err error, hint string) error {
 
 // connect changes the host: the bridge, forwarding, masquerading. Everything is in
 // the journal before it is done.
-func (d *Daemon) connect() error {
+func (d *daemon) connect() error {
 	for _, n := range d.networks() {
 		if err := network.Overlap(n, BridgeName); err != nil {
 			flag := "--network4 10.85.0.0/16"
@@ -322,7 +322,7 @@ func (d *Daemon) connect() error {
 }
 
 // openFirewall lets the mesh's packets pass where the host drops what it forwards.
-func (d *Daemon) openFirewall() error {
+func (d *daemon) openFirewall() error {
 	families, err := network.DroppedForward()
 	if err != nil {
 		d.Log.Warn("cannot see whether the host's firewall drops forwarded packets", "reason", err)
@@ -339,7 +339,7 @@ func (d *Daemon) openFirewall() error {
 	return nil
 }
 
-func (d *Daemon) masquerade() error {
+func (d *daemon) masquerade() error {
 	for _, c := range d.journal.Changes() { // of an earlier daemon with other flags
 		if c.Kind == journal.Masquerade && (!d.Masquerade || c.Name != d.backend) {
 			if err := network.Undo(c); err != nil {
@@ -365,7 +365,7 @@ func (d *Daemon) masquerade() error {
 }
 
 // listen opens what is on the bridge.
-func (d *Daemon) listen() error {
+func (d *daemon) listen() error {
 	proxiesAt, err := net.Listen("tcp", d.controlAddress().String())
 	if err != nil {
 		return taken("control port", err, fmt.Sprintf("find out who has it with: ss -ltnp 'sport = :%d'", mesh.ControlPort))
@@ -383,7 +383,7 @@ func (d *Daemon) listen() error {
 }
 
 // serve runs everything until ctx ends, and then ends everything.
-func (d *Daemon) serve(ctx context.Context) error {
+func (d *daemon) serve(ctx context.Context) error {
 	d.leases.adopt(d.leftovers)
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -424,7 +424,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 	return errors.Join(err, restore(d.RunDir))
 }
 
-func (d *Daemon) tellReady() {
+func (d *daemon) tellReady() {
 	networks := make([]string, 0, 2)
 	for _, n := range d.networks() {
 		networks = append(networks, n.String())
@@ -436,7 +436,7 @@ func (d *Daemon) tellReady() {
 }
 
 // end stops the workloads first, while everything they need still serves.
-func (d *Daemon) end() error {
+func (d *daemon) end() error {
 	if n := d.leases.running(); n > 0 {
 		say(d.Out, "stopping %s", count(n, "workload"))
 	}
@@ -453,7 +453,7 @@ func (d *Daemon) end() error {
 
 // abandon undoes a start that failed. If workloads of an earlier daemon run on, their
 // network, and the records needed to restore the host, have to stay.
-func (d *Daemon) abandon() error {
+func (d *daemon) abandon() error {
 	for _, l := range []net.Listener{d.proxiesAt, d.localAt, d.pageAt, d.apiAt} {
 		if l != nil {
 			_ = l.Close()

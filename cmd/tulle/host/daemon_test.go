@@ -104,7 +104,7 @@ func TestDownAfterACrash(t *testing.T) {
 	before := hostState(t)
 	c := testConfig(t)
 	// As far as a daemon gets before it is killed.
-	d := &Daemon{Config: c}
+	d := &daemon{Config: c}
 	held, err := d.takeDir()
 	if err != nil {
 		t.Fatal(err)

@@ -29,7 +29,7 @@ func newLeases(t *testing.T, run string) *leases {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Daemon{Config: Config{Network4: netip.MustParsePrefix("10.84.0.0/16")}, backend: "nftables"}
+	d := &daemon{Config: Config{Network4: netip.MustParsePrefix("10.84.0.0/16")}, backend: "nftables"}
 	if d.authority, err = identity.Open(identity.Config{TrustDomain: TrustDomain}); err != nil {
 		t.Fatal(err)
 	}

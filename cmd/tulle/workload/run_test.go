@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -298,6 +299,44 @@ func TestLeaseIsTakenUpAgain(t *testing.T) {
 		if !strings.Contains(errs.String(), want) {
 			t.Errorf("stderr lacks %q: %s", want, errs)
 		}
+	}
+	checkClean(t)
+}
+
+// oneName is a mesh of one service.
+type oneName struct{}
+
+func (oneName) Lookup(name string) ([]netip.Addr, bool) {
+	return []netip.Addr{netip.MustParseAddr("10.84.128.9")}, name == "api"
+}
+
+func (oneName) Reverse(netip.Addr) (string, bool) { return "", false }
+
+func TestNamesAreKnownWhileTheDaemonIsAway(t *testing.T) {
+	d := startDaemon(t)
+	if err := unix.Mkfifo(filepath.Join(d.run, "go"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, out, _ := d.config("read x < " + filepath.Join(d.run, "go") + "; getent ahostsv4 api | head -1")
+	c.Names, c.Upstreams = oneName{}, func() []netip.AddrPort { return nil }
+	done := background(t.Context(), c)
+	d.await(func() bool { return d.statuses["web-1"].GetCommandPid() > 0 })
+	d.server.Stop()
+	for { // until the stand-in serves
+		conf, err := os.ReadFile(filepath.Join(d.run, "workloads/web-1/resolv.conf"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(string(conf), "nameserver "+standInAddr.Addr().String()) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err := os.WriteFile(filepath.Join(d.run, "go"), []byte("go\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if code := <-done; code != 0 || !strings.HasPrefix(out.String(), "10.84.128.9 ") {
+		t.Errorf("code %d, output %q", code, out)
 	}
 	checkClean(t)
 }
