@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"context"
 	"encoding/pem"
 	"errors"
 	"flag"
@@ -12,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy"
@@ -25,7 +22,7 @@ func parse(args []string, stderr io.Writer) (proxy.Config, error) {
 	var tokenFD, readyFD int
 	var level slog.Level
 	f := flag.NewFlagSet("tulle-proxy", flag.ContinueOnError)
-	f.SetOutput(stderr)
+	f.SetOutput(io.Discard) // run tells of errors, in one place
 	f.StringVar(&c.Workload, "workload", "", "name of the replica, as in web-2")
 	f.StringVar(&c.Service, "service", "", "name of its service, as in web")
 	f.StringVar(&identity, "identity", "", "SPIFFE ID to ask a certificate for")
@@ -37,8 +34,13 @@ func parse(args []string, stderr io.Writer) (proxy.Config, error) {
 	f.IntVar(&tokenFD, "token-fd", -1, "socket to ask for join tokens on")
 	f.IntVar(&readyFD, "ready-fd", -1, "file to write \"ready\" to once traffic is served")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	if err := f.Parse(args); err != nil {
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(stderr, "Usage of tulle-proxy:")
+		f.SetOutput(stderr)
+		f.PrintDefaults()
 		return c, err
+	} else if err != nil {
+		return c, fmt.Errorf("%w; `tulle-proxy -h` lists all flags", err)
 	}
 	var errs []error
 	if f.NArg() > 0 {
@@ -62,12 +64,24 @@ func parse(args []string, stderr io.Writer) (proxy.Config, error) {
 	default:
 		errs = append(errs, fmt.Errorf("-policy %q: must be permissive or strict", policy))
 	}
-	c.Token = tokens(tokenFD)
-	c.Ready = readiness(readyFD)
+	if tokenFD < 0 {
+		errs = append(errs, errors.New("-token-fd: must be given: without a join token there is no certificate"))
+	} else if c.Token, err = tokens(tokenFD); err != nil {
+		errs = append(errs, fmt.Errorf("-token-fd: %w", err))
+	}
+	if c.Ready, err = readiness(readyFD); err != nil {
+		errs = append(errs, fmt.Errorf("-ready-fd: %w", err))
+	}
+	if len(errs) == 0 { // it would only say the same again
+		errs = append(errs, c.Validate())
+	}
 	return c, errors.Join(errs...)
 }
 
 func readRoots(path string) ([][]byte, error) {
+	if path == "" {
+		return nil, errors.New("must be given: it is what proves the control plane at first")
+	}
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -101,40 +115,4 @@ func parseNetworks(list string) ([]netip.Prefix, error) {
 		networks = append(networks, p.Masked())
 	}
 	return networks, nil
-}
-
-// tokens asks the parent for a join token: a line "token", answered by a line.
-func tokens(fd int) func(context.Context) (string, error) {
-	if fd < 0 {
-		return func(context.Context) (string, error) {
-			return "", errors.New("no -token-fd to ask for a join token on")
-		}
-	}
-	file := os.NewFile(uintptr(fd), "token-fd")
-	lines := bufio.NewReader(file)
-	var mu sync.Mutex
-	return func(context.Context) (string, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if _, err := io.WriteString(file, "token\n"); err != nil {
-			return "", err
-		}
-		line, err := lines.ReadString('\n')
-		if err != nil {
-			return "", err
-		}
-		return strings.TrimSpace(line), nil
-	}
-}
-
-// readiness tells the parent, once, that traffic is served.
-func readiness(fd int) func() {
-	if fd < 0 {
-		return func() {}
-	}
-	file := os.NewFile(uintptr(fd), "ready-fd")
-	return func() {
-		_, _ = io.WriteString(file, "ready\n")
-		_ = file.Close()
-	}
 }

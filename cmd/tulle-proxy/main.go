@@ -36,6 +36,7 @@ func run(args []string, stderr io.Writer) int {
 	tuneMemory()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal does not wait for the drain
 	p, err := proxy.New(config)
 	if err == nil {
 		err = p.Run(ctx)

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxToken is more than any token has, in bytes.
+const maxToken = 16 << 10
+
+// inherited returns a file that the parent left open. Where the kernel can
+// tell (sockets, pipes), waiting for it can be cut short.
+func inherited(fd int, name string) (*os.File, error) {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+		return nil, fmt.Errorf("file %d is not open: %w", fd, err)
+	}
+	unix.CloseOnExec(fd)
+	if err := unix.SetNonblock(fd, true); err != nil { // so that it takes deadlines
+		return nil, fmt.Errorf("file %d: %w", fd, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// tokenSource asks the parent for join tokens: a line "token", answered by a line.
+type tokenSource struct {
+	mu    sync.Mutex // serialises get
+	file  *os.File
+	lines *bufio.Reader
+	owed  int // answers to questions whose asker has given up
+}
+
+// tokens returns what gets a join token from the parent on fd.
+func tokens(fd int) (func(context.Context) (string, error), error) {
+	file, err := inherited(fd, "token-fd")
+	if err != nil {
+		return nil, err
+	}
+	s := &tokenSource{file: file, lines: bufio.NewReaderSize(file, maxToken)}
+	return s.get, nil
+}
+
+var errNoParent = errors.New("whoever started this proxy is gone, and with it the join tokens")
+
+// get asks and waits for the answer, or until ctx ends.
+func (s *tokenSource) get(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	_ = s.file.SetDeadline(time.Time{})
+	stop := context.AfterFunc(ctx, func() { _ = s.file.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	token, err := s.ask()
+	switch {
+	case ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded):
+		return "", ctx.Err()
+	case errors.Is(err, io.EOF), errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+		return "", errNoParent
+	case err != nil:
+		return "", err
+	case token == "":
+		return "", errors.New("the answer was empty")
+	}
+	return token, nil
+}
+
+func (s *tokenSource) ask() (string, error) {
+	if _, err := io.WriteString(s.file, "token\n"); err != nil {
+		return "", err
+	}
+	s.owed++
+	for {
+		line, err := s.lines.ReadSlice('\n')
+		if err != nil {
+			return "", err
+		}
+		// A token is short-lived: what an earlier asker was owed may be worth nothing now.
+		if s.owed--; s.owed == 0 {
+			return strings.TrimSpace(string(line)), nil
+		}
+	}
+}
+
+// readiness returns what tells the parent on fd, once, that traffic is served.
+func readiness(fd int) (func(), error) {
+	if fd < 0 {
+		return func() {}, nil
+	}
+	file, err := inherited(fd, "ready-fd")
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		_, _ = io.WriteString(file, "ready\n")
+		_ = file.Close()
+	}, nil
+}
