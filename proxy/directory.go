@@ -68,6 +68,7 @@ type destination struct {
 	ready   chan struct{} // closed with the first answer
 	facts   mesh.Latest[destinationFacts]
 	set     *endpointSet
+	unready atomic.Bool   // there are endpoints, but none is ready
 	learned atomic.Uint32 // sniff.Verdict: what the last connection turned out to speak
 	used    atomic.Int64  // of the proxy's clock
 	inUse   atomic.Int64
@@ -81,6 +82,33 @@ type destinationFacts struct {
 
 // service returns the name of what is behind the address, or "".
 func (d *destination) service() string { return d.facts.Load().service }
+
+// startPatience is how long a connection or request waits for the first replica
+// of a service that is just starting.
+const startPatience = 2 * time.Second
+
+// pick chooses an endpoint. If all are still starting, it waits a little for one
+// that is ready, and then takes what there is.
+func (d *destination) pick(ctx context.Context, now func() time.Duration, avoid *endpoint) *endpoint {
+	if d.unready.Load() {
+		patience := time.NewTimer(startPatience)
+		defer patience.Stop()
+		for waiting := true; waiting; {
+			_, changed := d.facts.Watch()
+			if !d.unready.Load() {
+				break
+			}
+			select {
+			case <-changed:
+			case <-patience.C:
+				waiting = false
+			case <-ctx.Done():
+				waiting = false
+			}
+		}
+	}
+	return d.set.Pick(now(), avoid)
+}
 
 // hint is what the service's owner declared, or what was learned.
 func (d *destination) hint() sniff.Verdict {
@@ -278,8 +306,11 @@ func (r *directory) adopt(d *destination, m *tullev1.Destination) {
 		}
 		specs = append(specs, balance.Spec[endpointKey]{Key: key, Ready: e.GetReady()})
 	}
-	d.facts.Store(&destinationFacts{service: m.GetService(), protocol: protocols[m.GetProtocol()]})
+	facts := &destinationFacts{service: m.GetService(), protocol: protocols[m.GetProtocol()]}
+	d.facts.Store(facts) // before the endpoints, which are labelled by it
 	d.set.Update(r.now(), specs)
+	d.unready.Store(len(specs) > 0 && !slices.ContainsFunc(specs, func(s balance.Spec[endpointKey]) bool { return s.Ready }))
+	d.facts.Store(facts) // wakes those who wait in pick
 	select {
 	case <-d.ready:
 	default:

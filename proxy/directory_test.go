@@ -155,6 +155,27 @@ func TestLookupFirstAnswer(t *testing.T) {
 	})
 }
 
+func TestPickWaitsForAStartingService(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		starting := webAt("10.84.0.2:80")
+		starting.Endpoints[0].Ready = false
+		d := found(t, r, fake, starting)
+		start := r.now()
+		if ep := d.pick(context.Background(), r.now, nil); ep == nil || r.now()-start != startPatience {
+			t.Errorf("an endpoint that never gets ready: %v after %v", ep, r.now()-start)
+		}
+		start = r.now()
+		time.AfterFunc(time.Second, func() { fake.watch(testVIP).messages <- webAt("10.84.0.2:80") })
+		if ep := d.pick(context.Background(), r.now, nil); ep == nil || !ep.Ready() || r.now()-start != time.Second {
+			t.Errorf("one that gets ready after a second: %v after %v", ep, r.now()-start)
+		}
+		start = r.now()
+		if ep := d.pick(context.Background(), r.now, nil); ep == nil || r.now() != start {
+			t.Errorf("a ready one: %v after %v", ep, r.now()-start)
+		}
+	})
+}
+
 func TestLookupOutsideTheMesh(t *testing.T) {
 	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
 		for _, addr := range []string{"192.0.2.1:80", "[2001:db8::1]:80", "127.0.0.1:80"} {

@@ -14,6 +14,10 @@ import (
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
+// errElsewhere keeps a workload that routes for others (nested containers) from
+// using its proxy as their plaintext forwarder.
+var errElsewhere = errors.New("original destination is not an address of this workload")
+
 var errDenied = errors.New("policy strict: only clients of the mesh may call")
 
 // inbound is a connection that somebody makes to the workload.
@@ -31,6 +35,9 @@ type inbound struct {
 // serveInbound tells the story of a connection that somebody makes to the workload.
 func (p *Proxy) serveInbound(ctx context.Context, conn *tcp.Conn, track *tracked) {
 	app, err := origin(conn, mesh.InboundPort)
+	if err == nil && !p.isOwn(app.Addr()) {
+		err = errElsewhere
+	}
 	if err != nil {
 		p.refuseConn(conn, mesh.Inbound, app, err)
 		return

@@ -226,7 +226,7 @@ func (o *outbound) open(ctx context.Context, first []byte) (*session, *endpoint,
 	var last *endpoint
 	var err error = errNoEndpoint
 	for range maxAttempts {
-		ep := o.dest.set.Pick(o.proxy.now(), last)
+		ep := o.dest.pick(ctx, o.proxy.now, last)
 		if ep == nil {
 			break
 		}
@@ -356,7 +356,7 @@ func (b *balanced) session(ctx context.Context, attempt int, a age) (*session, e
 	}
 	var err error = errNoEndpoint
 	for range maxAttempts {
-		ep := b.dest.set.Pick(b.proxy.now(), avoid)
+		ep := b.dest.pick(ctx, b.proxy.now, avoid)
 		if ep == nil {
 			break
 		}

@@ -190,7 +190,7 @@ func (p *Proxy) refuseConn(c *tcp.Conn, d mesh.Direction, dst netip.AddrPort, er
 		x.Client, x.Server = mesh.Peer{Addr: peer}, p.self(dst)
 		key.service, key.address = p.config.Service, callerAddress(peer)
 	}
-	if errors.Is(err, errLoop) || errors.Is(err, errDenied) {
+	if errors.Is(err, errLoop) || errors.Is(err, errElsewhere) || errors.Is(err, errDenied) {
 		x.Outcome = mesh.Denied
 	}
 	p.recorder.record(p.recorder.edge(key), &x)

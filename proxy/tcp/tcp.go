@@ -136,7 +136,7 @@ func (t *Conn) tryNext(fd uintptr) (done bool) {
 }
 
 // read reads from a socket that does not block; done is false if there is nothing.
-func read(fd uintptr, p []byte) (n int, err error, done bool) { //nolint:staticcheck // done is what the caller returns
+func read(fd uintptr, p []byte) (n int, err error, done bool) {
 	for {
 		r, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
 		switch {
