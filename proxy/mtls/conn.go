@@ -102,6 +102,9 @@ var (
 // io.EOF only after the peer's close_notify: an end without one may be an attack
 // and is io.ErrUnexpectedEOF.
 func (c *Conn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	total := 0
 	for {
 		if len(c.plain) > 0 {

@@ -261,6 +261,26 @@ func TestConnHostilePeer(t *testing.T) {
 	}
 }
 
+func TestConnReadOfNothing(t *testing.T) {
+	client, server := connPair(t)
+	_, _ = client.Write([]byte("one"))
+	_, _ = client.Write([]byte("two"))
+	all := make([]byte, 0, 6)
+	for len(all) < 6 {
+		if n, err := server.Read(nil); n != 0 || err != nil {
+			t.Fatal(n, err)
+		}
+		n, err := server.Read(all[len(all) : len(all)+1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = all[:len(all)+n]
+	}
+	if string(all) != "onetwo" {
+		t.Errorf("read %q", all)
+	}
+}
+
 func TestConnTakesPadding(t *testing.T) {
 	client, server := connPair(t)
 	b, err := client.out.seal(make([]byte, 0, 100), 0, []byte("hello\x17\x00\x00"))
