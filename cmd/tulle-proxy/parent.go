@@ -35,7 +35,7 @@ type tokenSource struct {
 	mu    sync.Mutex // serialises get
 	file  *os.File
 	lines *bufio.Reader
-	owed  int // answers to questions whose asker has given up
+	owed  bool // an answer is due to somebody who has given up
 }
 
 // tokens returns what gets a join token from the parent on fd.
@@ -74,21 +74,22 @@ func (s *tokenSource) get(ctx context.Context) (string, error) {
 	return token, nil
 }
 
+// ask has one question under way at most, however long the control plane is
+// away: when it is back, a hundred tokens would be no better than one. An answer
+// that came long ago is a token that has run out, and costs one attempt.
 func (s *tokenSource) ask() (string, error) {
-	if _, err := io.WriteString(s.file, "token\n"); err != nil {
-		return "", err
-	}
-	s.owed++
-	for {
-		line, err := s.lines.ReadSlice('\n')
-		if err != nil {
+	if !s.owed {
+		if _, err := io.WriteString(s.file, "token\n"); err != nil {
 			return "", err
 		}
-		// A token is short-lived: what an earlier asker was owed may be worth nothing now.
-		if s.owed--; s.owed == 0 {
-			return strings.TrimSpace(string(line)), nil
-		}
+		s.owed = true
 	}
+	line, err := s.lines.ReadSlice('\n')
+	if err != nil {
+		return "", err
+	}
+	s.owed = false
+	return strings.TrimSpace(string(line)), nil
 }
 
 // readiness returns what tells the parent on fd, once, that traffic is served.
