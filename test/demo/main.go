@@ -43,9 +43,11 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
+	giveBack := takeTerminal()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err = run(ctx, c, filepath.Join(filepath.Dir(self), "shop"))
 	stop()
+	giveBack()
 	if err != nil {
 		fail(err)
 	}
