@@ -15,8 +15,8 @@ type work struct {
 
 // works are measured in this order.
 var works = []work{
+	{"memory", memoryFootprint}, // new and idle, per idle connection, after a burst
 	{"http1", throughput},       // HTTP/1.1, 256-byte answers, as fast as it goes
-	{"memory", memoryFootprint}, // idle, per idle connection, after a burst
 	{"start", startTimes},       // how long until it serves
 }
 
