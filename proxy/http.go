@@ -289,7 +289,9 @@ func (c *httpConn) sendFailed(x *mesh.Exchange, s *session, q *request, err erro
 		return keep
 	}
 	// The application ended the connection without an answer: so does the proxy.
-	x.Outcome = mesh.Reset
+	if x.Outcome != mesh.TLSFail {
+		x.Outcome = mesh.Reset
+	}
 	q.upload.stop(c)
 	s.abort()
 	if errors.Is(err, io.EOF) {

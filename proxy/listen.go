@@ -7,7 +7,6 @@ import (
 	"net"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -94,7 +93,7 @@ func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, group *sync.Wai
 				_ = accepted.SetLinger(0)
 				_ = accepted.Close()
 			}
-			p.log.Error("connection not accepted", "open", p.conns.len(), "error", err)
+			p.refusals.warn(p.log, "connection not accepted", "open", p.conns.len(), "error", err)
 			time.Sleep(acceptBackoff)
 			continue
 		}
@@ -113,99 +112,3 @@ func (p *Proxy) handle(ctx context.Context, conn *tcp.Conn, serve func(context.C
 	serve(ctx, conn, t)
 	_ = conn.Close()
 }
-
-// tracker knows every accepted connection: for coarse limits of time, which
-// cost the data path an atomic store, and for draining.
-type tracker struct {
-	clock atomic.Int64 // seconds since the start, advanced by tick
-
-	mu       sync.Mutex
-	all      map[*tracked]struct{}
-	count    atomic.Int64
-	draining atomic.Bool
-}
-
-// tracked is one accepted connection.
-type tracked struct {
-	conn     *tcp.Conn
-	owner    *tracker
-	deadline atomic.Int64 // of the tracker's clock; 0: none
-	idle     atomic.Bool  // nothing is under way: may be closed at any time
-}
-
-func (t *tracker) add(c *tcp.Conn) *tracked {
-	tr := &tracked{conn: c, owner: t}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.all == nil {
-		t.all = map[*tracked]struct{}{}
-	}
-	t.all[tr] = struct{}{}
-	t.count.Add(1)
-	return tr
-}
-
-func (t *tracker) remove(tr *tracked) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.all, tr)
-	t.count.Add(-1)
-}
-
-func (t *tracker) len() int { return int(t.count.Load()) }
-
-// expect sets how long the connection may go on without another call, rounded
-// up to seconds; 0 is for ever. idle says that nothing is under way on it.
-func (t *tracked) expect(d time.Duration, idle bool) {
-	at := int64(0)
-	if d > 0 {
-		at = t.owner.clock.Load() + int64(d/time.Second) + 1
-	}
-	t.deadline.Store(at)
-	t.idle.Store(idle)
-	if idle && t.owner.draining.Load() {
-		t.interrupt()
-	}
-}
-
-// interrupt makes what reads from the connection see a timeout.
-func (t *tracked) interrupt() { _ = t.conn.SetReadDeadline(time.Unix(1, 0)) }
-
-// tick advances the clock to now and interrupts what is overdue.
-func (t *tracker) tick(now time.Duration) {
-	seconds := int64(now / time.Second)
-	t.clock.Store(seconds)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for tr := range t.all {
-		if at := tr.deadline.Load(); at != 0 && at <= seconds {
-			tr.interrupt()
-		}
-	}
-}
-
-// drain lets exchanges finish for at most patience, then resets what is left.
-func (t *tracker) drain(patience time.Duration) {
-	t.draining.Store(true)
-	t.each(func(tr *tracked) {
-		if tr.idle.Load() {
-			tr.interrupt()
-		}
-	})
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
-	for end := time.Now().Add(patience); t.len() > 0 && time.Now().Before(end); {
-		<-poll.C
-	}
-	t.each(func(tr *tracked) { tr.conn.Reset() })
-}
-
-func (t *tracker) each(f func(*tracked)) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for tr := range t.all {
-		f(tr)
-	}
-}
-
-func (p *Proxy) draining() bool { return p.conns.draining.Load() }

@@ -132,8 +132,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 	// they need lives as long as they do.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
-	defer running.Wait()
-	defer end()
+	defer func() {
+		end()
+		running.Wait()
+		p.directory.ending.Wait()
+	}()
 	p.directory = &directory{
 		ctx: life, client: tullev1.NewDiscoveryClient(control), networks: p.config.Networks, log: p.log, now: p.now,
 		newUp: func(d *destination, k endpointKey) *upstream { return newUpstream(p, d.service(), k) },
@@ -142,7 +145,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 	running.Go(func() { p.report(life, tullev1.NewTelemetryClient(control)) })
 	running.Go(func() { _ = p.hangups.run(life) })
 	running.Go(func() { p.sweep(life) })
-	running.Go(func() { p.directory.ending.Wait() })
 	serving := listeners.serve(life, p)
 	p.config.Ready()
 	p.log.Info("serving", "workload", p.config.Workload)

@@ -23,6 +23,7 @@ type edgeKey struct {
 }
 
 const (
+	maxForeign  = 128  // of them, outside the mesh
 	maxEdges    = 1024 // beyond, traffic is counted under an address of "other"
 	outcomes    = int(mesh.TimedOut) + 1
 	firstStatus = 100
@@ -69,9 +70,10 @@ func (e *edge) eachStatus(f func(code int, n uint64)) {
 
 // recorder turns exchanges into figures and hands them to those who tap.
 type recorder struct {
-	mu    sync.Mutex
-	edges map[edgeKey]*edge
-	list  mesh.Latest[[]*edge] // for readers; grows only
+	mu      sync.Mutex
+	edges   map[edgeKey]*edge
+	foreign int                  // edges asked for whose other side is outside the mesh
+	list    mesh.Latest[[]*edge] // for readers; grows only
 
 	taps atomic.Pointer[[]*tap] // nil while nobody taps
 }
@@ -83,6 +85,15 @@ func (r *recorder) edge(key edgeKey) *edge {
 	defer r.mu.Unlock()
 	if e := r.edges[key]; e != nil {
 		return e
+	}
+	if key.direction == mesh.Outbound && key.service == "" {
+		// What lies outside the mesh has no end, and shall not crowd the mesh out.
+		if r.foreign++; r.foreign > maxForeign {
+			key.address = "other"
+			if e := r.edges[key]; e != nil {
+				return e
+			}
+		}
 	}
 	if len(r.edges) >= maxEdges {
 		key = edgeKey{direction: key.direction, protocol: key.protocol, security: key.security, service: key.service, address: "other"}

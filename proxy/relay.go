@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -114,15 +115,16 @@ func (p *Proxy) relay(near, far end) (sent, received uint64, err error) {
 func (p *Proxy) join(out, back *flow, ended <-chan error) (sent, received uint64, err error) {
 	near, far := out.src, out.dst
 	// A side may be reset while both directions are stuck in writes.
-	over := make(chan struct{})
+	var mu sync.Mutex
+	over := false
 	onReset := func(kind uint32) {
 		if kind != hangupReset {
 			return
 		}
 		time.AfterFunc(stuckPatience, func() {
-			select {
-			case <-over:
-			default:
+			mu.Lock()
+			defer mu.Unlock()
+			if !over { // else far may carry another stream by now
 				near.reset()
 				far.reset()
 			}
@@ -132,7 +134,9 @@ func (p *Proxy) join(out, back *flow, ended <-chan error) (sent, received uint64
 	w2 := p.hangups.watch(far.under(), onReset)
 	err = out.run()
 	err = errors.Join(err, <-ended)
-	close(over)
+	mu.Lock()
+	over = true
+	mu.Unlock()
 	p.hangups.forget(w1)
 	p.hangups.forget(w2)
 	return out.moved.Load(), back.moved.Load(), err

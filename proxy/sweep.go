@@ -5,18 +5,14 @@ import (
 	"time"
 )
 
-const (
-	sweepEvery   = time.Second
-	burst        = 256              // connections that make a burst worth cleaning up after
-	burstSettled = 10 * time.Second // how long after it
-)
+const sweepEvery = time.Second
 
 // sweep does once a second what is not worth a timer of its own each: limits
-// of time, idle sessions, unused watches, and memory after a burst.
+// of time, idle sessions, unused watches, and memory once things have settled.
 func (p *Proxy) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	memory := reclaim{peak: burst, falling: true, since: p.now() - sessionIdle} // starting up is a burst, too
+	memory := reclaim{changes: burst} // starting up is a burst, too
 	for {
 		select {
 		case <-ctx.Done():
@@ -25,43 +21,42 @@ func (p *Proxy) sweep(ctx context.Context) {
 		}
 		now := p.now()
 		p.conns.tick(now)
+		changes := p.conns.changes()
 		for _, d := range p.directory.all() {
 			for _, ep := range d.set.Endpoints() {
-				ep.Value.sweep(now)
+				changes += ep.Value.sweep(now)
 			}
 		}
 		p.directory.sweep()
-		if memory.due(p.conns.len(), now) {
+		if memory.due(changes, now) {
 			trimMemory()
 		}
 	}
 }
 
+const (
+	settled   = 5 * time.Second  // without a connection coming or going
+	trimEvery = 30 * time.Second // at most, unless there was a burst
+	burst     = 256              // connections that came or went
+)
+
 // reclaim decides when memory goes back to the system at once: the runtime
-// would keep the peak's for minutes.
+// would keep for minutes what handshakes, and connections that have ended, took.
 type reclaim struct {
-	peak    int
-	since   time.Duration // when the number of connections fell below half the peak
-	falling bool
+	changes int           // since the last time
+	changed time.Duration // when the last one was
+	trimmed time.Duration
 }
 
-// due is told the number of connections each second.
-func (r *reclaim) due(conns int, now time.Duration) bool {
-	if conns > r.peak {
-		r.peak, r.falling = conns, false
+// due is told, each second, how many connections have come or gone since.
+func (r *reclaim) due(changes int, now time.Duration) bool {
+	if changes > 0 {
+		r.changes += changes
+		r.changed = now
+	}
+	if r.changes == 0 || now-r.changed < settled || r.changes < burst && now-r.trimmed < trimEvery {
 		return false
 	}
-	if r.peak < burst || conns > r.peak/2 {
-		r.falling = false
-		return false
-	}
-	if !r.falling {
-		r.falling, r.since = true, now
-	}
-	// Sessions to endpoints end a little after the connections that used them.
-	if now-r.since < burstSettled+sessionIdle {
-		return false
-	}
-	r.peak, r.falling = conns, false
+	r.changes, r.trimmed = 0, now
 	return true
 }

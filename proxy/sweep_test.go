@@ -2,55 +2,43 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
 func TestReclaim(t *testing.T) {
-	const quiet = int((burstSettled + sessionIdle) / time.Second)
+	at := func(seconds ...int) func(int) int {
+		return func(s int) int {
+			if slices.Contains(seconds, s) {
+				return 1
+			}
+			return 0
+		}
+	}
 	for _, tt := range []struct {
-		name  string
-		conns func(second int) int
-		want  []int // seconds at which memory is due
+		name    string
+		changes func(second int) int
+		want    []int // seconds at which memory is due
 	}{
-		{"no burst", func(s int) int { return s % burst }, nil},
-		{"burst stays", func(int) int { return 2 * burst }, nil},
-		{"burst falls by less than half", func(s int) int { return 2*burst - min(s, burst-1) }, nil},
-		{"one burst", func(s int) int {
-			if s < 5 {
-				return burst
-			}
-			return 0
-		}, []int{5 + quiet}},
-		{"comes back before it has settled", func(s int) int {
-			if s < 5 || s == 20 {
-				return burst
-			}
-			return 0
-		}, []int{21 + quiet}},
-		{"two bursts", func(s int) int {
-			if s < 5 || s >= 50 && s < 55 {
-				return burst
-			}
-			return 0
-		}, []int{5 + quiet, 55 + quiet}},
+		{"nothing happens", func(int) int { return 0 }, nil},
+		{"never quiet", func(s int) int { return s % 4 }, nil},
+		{"one connection", at(40), []int{45}},
+		{"few, soon after the start", at(1), []int{30}},
+		{"few, again and again", at(40, 50, 60, 70), []int{45, 75}},
+		{"a burst", func(s int) int { return burst * at(1)(s) }, []int{6}},
+		{"bursts", func(s int) int { return burst * at(1, 10, 12)(s) }, []int{6, 17}},
 	} {
 		var r reclaim
 		var got []int
-		for s := range 150 {
-			if r.due(tt.conns(s), time.Duration(s)*time.Second) {
+		for s := range 100 {
+			if r.due(tt.changes(s), time.Duration(s)*time.Second) {
 				got = append(got, s)
 			}
 		}
-		if len(got) != len(tt.want) {
+		if !slices.Equal(got, tt.want) {
 			t.Errorf("%s: due at %v, want %v", tt.name, got, tt.want)
-			continue
-		}
-		for i := range got {
-			if got[i] != tt.want[i] {
-				t.Errorf("%s: due at %v, want %v", tt.name, got, tt.want)
-			}
 		}
 	}
 }

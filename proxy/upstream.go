@@ -172,8 +172,8 @@ func (u *upstream) release(s *session) {
 	}
 }
 
-// sweep closes sessions that nobody has used for a while.
-func (u *upstream) sweep(now time.Duration) {
+// sweep closes sessions that nobody has used for a while and returns their number.
+func (u *upstream) sweep(now time.Duration) int {
 	var old []*session
 	u.mu.Lock()
 	for kind, list := range u.idle {
@@ -190,6 +190,7 @@ func (u *upstream) sweep(now time.Duration) {
 	for _, s := range old {
 		s.close()
 	}
+	return len(old)
 }
 
 // close is called when the endpoint has left and nothing is in flight any more.
@@ -285,11 +286,12 @@ func (e *handshakeError) Unwrap() error { return e.err }
 // outcomeOf names what went wrong before the peer answered.
 func outcomeOf(err error) mesh.Outcome {
 	var bad *handshakeError
+	var alert tls.AlertError // how a server refuses a client comes after the handshake
 	var timeout net.Error
 	switch {
 	case err == nil:
 		return mesh.Success
-	case errors.As(err, &bad) && !isReset(err):
+	case errors.As(err, &bad) && !isReset(err), errors.As(err, &alert):
 		return mesh.TLSFail
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return mesh.TimedOut

@@ -57,7 +57,11 @@ func Server(c *tcp.Conn, conf *tls.Config) (*Conn, error) {
 // handshake lets t make the handshake, which yields the secrets in and out.
 func handshake(c *tcp.Conn, t *tls.Conn, in, out *[]byte) (*Conn, error) {
 	_ = c.SetDeadline(time.Now().Add(HandshakeTimeout))
-	if err := t.Handshake(); err != nil {
+	// On a stack of its own: it needs some 16 KiB, which the caller's goroutine
+	// would keep for the life of the connection.
+	done := make(chan error, 1)
+	go func() { done <- t.Handshake() }()
+	if err := <-done; err != nil {
 		_ = c.Close()
 		return nil, err
 	}
