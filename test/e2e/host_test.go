@@ -37,6 +37,9 @@ func newHost(t *testing.T, flags ...string) *Host {
 	before := takeInventory(t)
 	h := &Host{flags: flags}
 	t.Cleanup(func() {
+		if t.Failed() {
+			h.complaints(t)
+		}
 		must(t, tulle("down")...)
 		before.compare(t)
 		if err := os.RemoveAll(stateDir); err != nil {
@@ -45,6 +48,19 @@ func newHost(t *testing.T, flags ...string) *Host {
 	})
 	h.start(t)
 	return h
+}
+
+// complaints logs what the proxies had to say, but for their good news.
+func (h *Host) complaints(t *testing.T) {
+	logs, _ := filepath.Glob(runDir + "/workloads/*/proxy.log")
+	for _, log := range logs {
+		text, _ := os.ReadFile(log)
+		for line := range strings.Lines(string(text)) {
+			if !strings.Contains(line, "level=INFO") {
+				t.Logf("%s: %s", filepath.Base(filepath.Dir(log)), line)
+			}
+		}
+	}
 }
 
 // start runs `tulle up` until it answers.
@@ -79,7 +95,8 @@ func (h *Host) list() (*tullev1.ListResponse, error) {
 	return tullev1.NewHostClient(conn).List(ctx, &tullev1.ListRequest{})
 }
 
-// replicas returns the workloads of a service, or the one replica of that name.
+// replicas returns the workloads of a service, or the one replica of that name,
+// that have not ended.
 func (h *Host) replicas(name string) []*tullev1.Workload {
 	all, err := h.list()
 	if err != nil {
@@ -87,7 +104,8 @@ func (h *Host) replicas(name string) []*tullev1.Workload {
 	}
 	var found []*tullev1.Workload
 	for _, w := range all.Workloads {
-		if w.Service == name || w.Replica == name {
+		ended := strings.HasPrefix(w.State, "exited")
+		if (w.Service == name || w.Replica == name) && !ended {
 			found = append(found, w)
 		}
 	}
@@ -122,7 +140,7 @@ func (s service) runArgs() []string {
 	if s.port != 0 {
 		name = fmt.Sprintf("%s:%d", s.name, s.port)
 	}
-	args := append([]string{"run", name, "--rm"}, s.flags...)
+	args := append([]string{"run", name}, s.flags...)
 	if s.user != "" {
 		args = append(args, "--user", s.user)
 	}
@@ -163,13 +181,6 @@ func (h *Host) client(t *testing.T, user string, argv ...string) *process {
 	h.clients++
 	s := service{name: fmt.Sprintf("client%d", h.clients), user: user, argv: argv}
 	return start(t, s.runArgs()...)
-}
-
-// nsenter is the command line that runs a program in a replica's network
-// namespace, past everything that `tulle run` does: as somebody on the host
-// who looks into a workload.
-func nsenter(replica string, argv ...string) []string {
-	return append([]string{"nsenter", "--net=/run/netns/tulle-" + replica, "--"}, argv...)
 }
 
 // down takes the mesh down and waits for the end of `tulle up`.
