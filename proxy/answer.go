@@ -283,7 +283,7 @@ func (c *httpConn) tunnel(x *mesh.Exchange, s *session, q *request) bool {
 		x.BytesReceived += uint64(head)
 		near := &connEnd{conn: c.conn, tcp: c.tcp, in: &c.in}
 		far := &connEnd{conn: s.conn, tcp: s.tcp, in: &s.in}
-		sent, received, rerr := c.proxy.relay(near, far)
+		sent, received, rerr := c.proxy.relay(c.track, near, far)
 		x.BytesSent += sent
 		x.BytesReceived += received
 		if rerr != nil {

@@ -256,6 +256,7 @@ func (c *httpConn) send(ctx context.Context, q *request, x *mesh.Exchange) (*ses
 
 // attempt sends the request on s and waits for the first byte of the answer.
 func (c *httpConn) attempt(s *session, q *request, first []byte) error {
+	c.track.far.Store(s.tcp)
 	err := s.write(first)
 	switch {
 	case err != nil && q.whole:

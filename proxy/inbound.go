@@ -143,7 +143,7 @@ func (in *inbound) streams(ctx context.Context, conn *mtls.Conn) {
 		} else if err = s.Accept(); err == nil {
 			x.FirstByte = time.Since(x.Start)
 			e.open.Add(1)
-			x.BytesSent, x.BytesReceived, err = in.proxy.relay(&streamEnd{Conn: s, tcp: in.conn}, &connEnd{conn: app, tcp: app})
+			x.BytesSent, x.BytesReceived, err = in.proxy.relay(in.track, &streamEnd{Conn: s, tcp: in.conn}, &connEnd{conn: app, tcp: app})
 			e.open.Add(-1)
 			if err != nil {
 				x.Outcome = mesh.Reset
@@ -173,7 +173,7 @@ func (in *inbound) opaque(ctx context.Context, proto mesh.Protocol) {
 	}
 	x.FirstByte = time.Since(x.Start)
 	e.open.Add(1)
-	x.BytesSent, x.BytesReceived, err = in.proxy.relay(&connEnd{conn: in.conn, tcp: in.conn, in: &in.in}, &connEnd{conn: app, tcp: app})
+	x.BytesSent, x.BytesReceived, err = in.proxy.relay(in.track, &connEnd{conn: in.conn, tcp: in.conn, in: &in.in}, &connEnd{conn: app, tcp: app})
 	in.close(e, &x, app, err)
 }
 
@@ -203,7 +203,7 @@ func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 	}
 	e := in.edge(x.Protocol)
 	e.open.Add(1)
-	x.BytesSent, x.BytesReceived, err = in.proxy.join(r.out, r.back, r.ended)
+	x.BytesSent, x.BytesReceived, err = in.proxy.join(in.track, r.out, r.back, r.ended)
 	in.close(e, &x, app, err)
 	return sniff.More, nil
 }

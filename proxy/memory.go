@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -10,10 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// stackHalvings is how many collections come before memory is given back: each
+// halves the stacks that are mostly unused.
+const stackHalvings = 3
+
 // trimMemory gives back what the last while needed and the next one may not:
 // free heap, and the pages of the program's text that only starting up touched.
 // Text comes back from the page cache, a minor fault per 64 KiB, when it is needed.
 func trimMemory() {
+	for range stackHalvings {
+		runtime.GC()
+	}
 	debug.FreeOSMemory()
 	for _, m := range textMappings() {
 		// Failing leaves the pages where they are, no more.

@@ -40,7 +40,7 @@ func (p *Proxy) serveOutbound(ctx context.Context, conn *tcp.Conn, track *tracke
 		return
 	}
 	if dest == nil {
-		p.passThrough(ctx, conn, dst)
+		p.passThrough(ctx, conn, track, dst)
 		return
 	}
 	defer func() { dest.done(p.now()) }()
@@ -126,11 +126,12 @@ func (o *outbound) opaque(ctx context.Context, proto mesh.Protocol) {
 		return
 	}
 	o.in.take(len(first))
+	o.in.release()
 	near := &connEnd{conn: o.conn, tcp: o.conn, in: &o.in}
 	e := ep.Value.edge(proto)
 	e.open.Add(1)
 	x.FirstByte = time.Since(x.Start)
-	x.BytesSent, x.BytesReceived, err = o.proxy.relay(near, s.end())
+	x.BytesSent, x.BytesReceived, err = o.proxy.relay(o.track, near, s.end())
 	o.ended(&x, e, s, ep, err)
 }
 
@@ -162,7 +163,7 @@ func (o *outbound) race(ctx context.Context) sniff.Verdict {
 	}
 	e := ep.Value.edge(x.Protocol)
 	e.open.Add(1)
-	x.BytesSent, x.BytesReceived, err = o.proxy.join(r.out, r.back, r.ended)
+	x.BytesSent, x.BytesReceived, err = o.proxy.join(o.track, r.out, r.back, r.ended)
 	o.ended(&x, e, s, ep, err)
 	return sniff.More
 }
@@ -307,7 +308,7 @@ func (s *session) end() end {
 
 // passThrough forwards to an address that the mesh has nothing to do with.
 // Nothing is looked at, so nothing can be in the way.
-func (p *Proxy) passThrough(ctx context.Context, conn *tcp.Conn, dst netip.AddrPort) {
+func (p *Proxy) passThrough(ctx context.Context, conn *tcp.Conn, track *tracked, dst netip.AddrPort) {
 	client, _ := addrPort(conn.RemoteAddr())
 	x := mesh.Exchange{
 		Direction: mesh.Outbound, Protocol: mesh.TCP, Client: p.self(client),
@@ -323,7 +324,7 @@ func (p *Proxy) passThrough(ctx context.Context, conn *tcp.Conn, dst netip.AddrP
 	}
 	x.FirstByte = time.Since(x.Start)
 	e.open.Add(1)
-	x.BytesSent, x.BytesReceived, err = p.relay(&connEnd{conn: conn, tcp: conn}, &connEnd{conn: far, tcp: far})
+	x.BytesSent, x.BytesReceived, err = p.relay(track, &connEnd{conn: conn, tcp: conn}, &connEnd{conn: far, tcp: far})
 	if err != nil {
 		x.Outcome = mesh.Reset
 	}

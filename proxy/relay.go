@@ -104,16 +104,17 @@ type flow struct {
 // relay moves bytes both ways until both sides have ended, and returns how
 // many went from near to far and back. Half-closes and resets arrive on the
 // other side as what they are. It leaves the connections open.
-func (p *Proxy) relay(near, far end) (sent, received uint64, err error) {
+func (p *Proxy) relay(t *tracked, near, far end) (sent, received uint64, err error) {
 	out, back := &flow{dst: far, src: near}, &flow{dst: near, src: far}
 	ended := make(chan error, 1)
 	go func() { ended <- back.run() }()
-	return p.join(out, back, ended)
+	return p.join(t, out, back, ended)
 }
 
 // join runs out in this goroutine while back runs in another one.
-func (p *Proxy) join(out, back *flow, ended <-chan error) (sent, received uint64, err error) {
+func (p *Proxy) join(t *tracked, out, back *flow, ended <-chan error) (sent, received uint64, err error) {
 	near, far := out.src, out.dst
+	t.far.Store(far.under())
 	// A side may be reset while both directions are stuck in writes.
 	var mu sync.Mutex
 	over := false

@@ -25,6 +25,7 @@ type tracker struct {
 type tracked struct {
 	conn  *tcp.Conn
 	owner *tracker
+	far   atomic.Pointer[tcp.Conn] // what is dialled for it; goes down with it
 
 	mu          sync.Mutex
 	deadline    int64 // of the tracker's clock; 0: none
@@ -117,7 +118,12 @@ func (t *tracker) drain(patience time.Duration) {
 	t.mu.Lock()
 	t.over = true
 	t.mu.Unlock()
-	t.each(func(tr *tracked) { tr.conn.Reset() })
+	t.each(func(tr *tracked) {
+		tr.conn.Reset()
+		if far := tr.far.Load(); far != nil {
+			far.Reset()
+		}
+	})
 }
 
 func (t *tracker) each(f func(*tracked)) {

@@ -33,9 +33,11 @@ type Conn struct {
 	empty int         // records without data since the last one with data
 	ended error
 
-	mu     sync.Mutex // guards what follows
-	out    half
-	closed bool // close_notify was sent
+	mu               sync.Mutex // guards what follows
+	out              half
+	closed           bool        // close_notify was sent
+	unsent           *tcp.Buffer // records that Offer had no room for: unsent.B[unsentR:unsentW]
+	unsentR, unsentW int
 }
 
 // HandshakeTimeout bounds a handshake on either side.
@@ -54,25 +56,31 @@ func Server(c *tcp.Conn, conf *tls.Config) (*Conn, error) {
 	return handshake(c, tls.Server(&recordReader{Conn: c}, keys.logged(conf)), &keys.client, &keys.server)
 }
 
-// handshake lets t make the handshake, which yields the secrets in and out.
+// handshake lets t make the handshake, which yields the secrets in and out. It
+// runs on a stack of its own: it needs some 16 KiB, which the caller's goroutine
+// would keep for the life of the connection.
 func handshake(c *tcp.Conn, t *tls.Conn, in, out *[]byte) (*Conn, error) {
-	_ = c.SetDeadline(time.Now().Add(HandshakeTimeout))
-	// On a stack of its own: it needs some 16 KiB, which the caller's goroutine
-	// would keep for the life of the connection.
 	done := make(chan error, 1)
-	go func() { done <- t.Handshake() }()
+	conn := &Conn{Conn: c}
+	go func() {
+		done <- conn.handshake(t, in, out)
+	}()
 	if err := <-done; err != nil {
 		_ = c.Close()
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Time{})
-	state := t.ConnectionState()
-	conn := &Conn{Conn: c, Peer: PeerID(state), Protocol: state.NegotiatedProtocol}
-	if err := errors.Join(conn.in.init(state.CipherSuite, *in), conn.out.init(state.CipherSuite, *out)); err != nil {
-		_ = c.Close()
-		return nil, err
-	}
 	return conn, nil
+}
+
+func (c *Conn) handshake(t *tls.Conn, in, out *[]byte) error {
+	_ = c.Conn.SetDeadline(time.Now().Add(HandshakeTimeout))
+	if err := t.Handshake(); err != nil {
+		return err
+	}
+	_ = c.Conn.SetDeadline(time.Time{})
+	state := t.ConnectionState()
+	c.Peer, c.Protocol = PeerID(state), state.NegotiatedProtocol
+	return errors.Join(c.in.init(state.CipherSuite, *in), c.out.init(state.CipherSuite, *out))
 }
 
 // Record layer: RFC 8446 section 5.
@@ -144,6 +152,27 @@ func (c *Conn) Read(p []byte) (int, error) {
 			c.ended = err
 		}
 	}
+}
+
+// Next waits for application data, without a buffer for it while there is none,
+// and returns at most size-room bytes behind room free ones. The caller frees
+// the buffer.
+func (c *Conn) Next(room, size int) (*tcp.Buffer, int, error) {
+	if len(c.plain) == 0 && c.ended == nil {
+		if err := c.fill(); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return nil, 0, err
+			}
+			c.ended = err
+		}
+	}
+	buf := tcp.NewBuffer(size)
+	n, err := c.Read(buf.B[room:size])
+	if n == 0 {
+		buf.Free()
+		return nil, 0, err
+	}
+	return buf, n, nil
 }
 
 // whole reports whether a whole record is in raw.
@@ -293,6 +322,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if c.closed {
 		return 0, net.ErrClosed
 	}
+	if err := c.finishLocked(); err != nil {
+		return 0, err
+	}
 	sent := 0
 	for sent < len(p) {
 		n := min(len(p)-sent, recordsPerWrite*maxPlaintext)
@@ -304,32 +336,93 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return sent, nil
 }
 
+// Offer seals and sends as much of p as there is room for, without waiting, and
+// returns how much it took. sent reports whether all of p has left; else Write,
+// CloseWrite or Close has to come next, and sends first what Offer could not.
+func (c *Conn) Offer(p []byte) (taken int, sent bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0, false, net.ErrClosed
+	}
+	for taken < len(p) {
+		n := min(len(p)-taken, recordsPerWrite*maxPlaintext)
+		buf, size, err := c.sealLocked(recordData, p[taken:taken+n])
+		if err != nil {
+			return taken, false, err
+		}
+		taken += n
+		wrote, all, err := c.Conn.Offer(buf.B[:size])
+		if err != nil {
+			buf.Free()
+			c.closed = true
+			return taken, false, err
+		}
+		if !all {
+			c.unsent, c.unsentR, c.unsentW = buf, wrote, size
+			return taken, false, nil
+		}
+		buf.Free()
+	}
+	return taken, true, nil
+}
+
+// finishLocked sends what Offer could not.
+func (c *Conn) finishLocked() error {
+	if c.unsent == nil {
+		return nil
+	}
+	_, err := c.Conn.Write(c.unsent.B[c.unsentR:c.unsentW])
+	c.unsent.Free()
+	c.unsent = nil
+	if err != nil {
+		c.closed = true
+	}
+	return err
+}
+
 // writeLocked sends p as records of a kind, in one write.
 func (c *Conn) writeLocked(kind byte, p []byte) error {
-	records := (len(p) + maxPlaintext - 1) / maxPlaintext
-	buf := tcp.NewBuffer(len(p) + records*overhead + len(keyUpdate) + overhead)
+	if err := c.finishLocked(); err != nil {
+		return err
+	}
+	buf, n, err := c.sealLocked(kind, p)
+	if err != nil {
+		return err
+	}
 	defer buf.Free()
+	if _, err = c.Conn.Write(buf.B[:n]); err != nil {
+		c.closed = true // half a record may be out: nothing can follow it
+	}
+	return err
+}
+
+// sealLocked makes records of a kind out of p, in a buffer that the caller frees.
+func (c *Conn) sealLocked(kind byte, p []byte) (buf *tcp.Buffer, n int, err error) {
+	records := (len(p) + maxPlaintext - 1) / maxPlaintext
+	buf = tcp.NewBuffer(len(p) + records*overhead + len(keyUpdate) + overhead)
+	defer func() {
+		if err != nil {
+			buf.Free()
+		}
+	}()
 	b := buf.B[:0]
-	var err error
 	if c.out.seq+uint64(records) >= maxRecords {
 		if b, err = c.out.seal(b, recordHandshake, []byte(keyUpdate)); err == nil {
 			err = c.out.update()
 		}
 		if err != nil {
-			return err
+			return buf, 0, err
 		}
 	}
 	for len(p) > 0 {
-		n := min(len(p), maxPlaintext)
-		if b, err = c.out.seal(b, kind, p[:n]); err != nil {
-			return err
+		size := min(len(p), maxPlaintext)
+		if b, err = c.out.seal(b, kind, p[:size]); err != nil {
+			return buf, 0, err
 		}
-		p = p[n:]
+		p = p[size:]
 	}
-	if _, err = c.Conn.Write(b); err != nil {
-		c.closed = true // half a record may be out: nothing can follow it
-	}
-	return err
+	return buf, len(b), nil
 }
 
 // CloseWrite tells the peer that nothing more comes: close_notify, then FIN.

@@ -38,6 +38,7 @@ type Conn struct {
 	n              int
 	readErr        error
 	onWrite        func(fd uintptr) bool
+	onOffer        func(fd uintptr) bool
 	out            []byte
 	writeErr       error
 	onPeek         func(fd uintptr)
@@ -53,7 +54,7 @@ func New(c *net.TCPConn) (*Conn, error) {
 		return nil, err
 	}
 	t := &Conn{TCPConn: c, Raw: raw}
-	t.onNext, t.onRead, t.onWrite, t.onPeek = t.tryNext, t.tryRead, t.tryWrite, t.tryPeek
+	t.onNext, t.onRead, t.onWrite, t.onOffer, t.onPeek = t.tryNext, t.tryRead, t.tryWrite, t.tryOffer, t.tryPeek
 	return t, nil
 }
 
@@ -183,6 +184,25 @@ func (t *Conn) tryWrite(fd uintptr) bool {
 	return true
 }
 
+// Offer sends as much of p as there is room for, without waiting, and reports
+// how much that was and whether it was all.
+func (t *Conn) Offer(p []byte) (n int, sent bool, err error) {
+	t.out, t.writeErr = p, nil
+	err = t.Raw.Write(t.onOffer)
+	n = len(p) - len(t.out)
+	t.out = nil
+	if err == nil {
+		err = t.writeErr
+	}
+	return n, n == len(p), err
+}
+
+// tryOffer is tryWrite that never parks.
+func (t *Conn) tryOffer(fd uintptr) bool {
+	t.tryWrite(fd)
+	return true
+}
+
 // Quiet reports whether the connection is open and has nothing to read: what a
 // pooled connection must be before a request is sent on it.
 func (t *Conn) Quiet() bool {
@@ -274,9 +294,21 @@ func newDialer() *net.Dialer {
 
 // Dial connects to addr within 5 s.
 func Dial(ctx context.Context, addr netip.AddrPort) (*Conn, error) {
-	c, err := dialer.DialContext(ctx, "tcp", addr.String())
-	if err != nil {
-		return nil, err
+	// On a stack of its own: it needs some KiB, which the caller's goroutine
+	// would keep for the life of the connection.
+	done := make(chan dialled, 1)
+	go func() {
+		c, err := dialer.DialContext(ctx, "tcp", addr.String())
+		done <- dialled{c, err}
+	}()
+	d := <-done
+	if d.err != nil {
+		return nil, d.err
 	}
-	return New(c.(*net.TCPConn))
+	return New(d.conn.(*net.TCPConn))
+}
+
+type dialled struct {
+	conn net.Conn
+	err  error
 }
