@@ -36,7 +36,8 @@ func (p *Proxy) sweep(ctx context.Context) {
 
 const (
 	settled   = 5 * time.Second  // without a connection coming or going
-	trimEvery = 30 * time.Second // at most, unless there was a burst
+	trimEvery = 10 * time.Second // at most, unless there was a burst
+	trimIdle  = time.Minute      // after nothing but reports
 	burst     = 256              // connections that came or went
 )
 
@@ -54,7 +55,8 @@ func (r *reclaim) due(changes int, now time.Duration) bool {
 		r.changes += changes
 		r.changed = now
 	}
-	if r.changes == 0 || now-r.changed < settled || r.changes < burst && now-r.trimmed < trimEvery {
+	since := now - r.trimmed
+	if now-r.changed < settled || r.changes < burst && since < trimEvery || r.changes == 0 && since < trimIdle {
 		return false
 	}
 	r.changes, r.trimmed = 0, now

@@ -22,13 +22,13 @@ func TestReclaim(t *testing.T) {
 		changes func(second int) int
 		want    []int // seconds at which memory is due
 	}{
-		{"nothing happens", func(int) int { return 0 }, nil},
+		{"nothing happens", func(int) int { return 0 }, []int{60}},
 		{"never quiet", func(s int) int { return s % 4 }, nil},
 		{"one connection", at(40), []int{45}},
-		{"few, soon after the start", at(1), []int{30}},
-		{"few, again and again", at(40, 50, 60, 70), []int{45, 75}},
-		{"a burst", func(s int) int { return burst * at(1)(s) }, []int{6}},
-		{"bursts", func(s int) int { return burst * at(1, 10, 12)(s) }, []int{6, 17}},
+		{"few, soon after the start", at(1), []int{10, 70}},
+		{"few, again and again", at(40, 42, 48, 60), []int{47, 57, 67}},
+		{"a burst", func(s int) int { return burst * at(1)(s) }, []int{6, 66}},
+		{"bursts", func(s int) int { return burst * at(1, 10, 12)(s) }, []int{6, 17, 77}},
 	} {
 		var r reclaim
 		var got []int
