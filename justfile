@@ -8,12 +8,16 @@ export GOFLAGS := env("GOFLAGS", "") + " -buildvcs=false"
 golangci := "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0"
 goflags := "-trimpath -ldflags='-s -w'"
 
+# A proxy's heap is about 1 MB, too small for the new collector of Go 1.26 to be
+# of use; the old one takes 0.15 MB less. Later versions of Go know no other.
+collector := if `go env GOVERSION` =~ '^go1\.26' { "nogreenteagc" } else { "" }
+
 _list:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} --list --unsorted
 
 # Build the binaries into bin/.
 build:
-    CGO_ENABLED=0 go build {{ goflags }} -o bin/ ./cmd/...
+    CGO_ENABLED=0 GOEXPERIMENT={{ collector }} go build {{ goflags }} -o bin/ ./cmd/...
 
 # Show the mesh at work on a small shop of real programs: ./just demo [--for 20s]
 demo *args: (_need "iproute2" "redis-server") build
