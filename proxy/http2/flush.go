@@ -1,0 +1,146 @@
+package http2
+
+import (
+	"bytes"
+	"sync"
+)
+
+// Buffers of what is to be sent. Most connections need none most of the time.
+const (
+	outSize = 16 << 10
+	outMost = 256 << 10 // larger ones are left to the collector
+)
+
+var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, outSize); return &b }}
+
+func freeOut(b []byte) {
+	if c := cap(b); c >= outSize && c <= outMost {
+		b = b[:0]
+		outBuffers.Put(&b)
+	}
+}
+
+func newBuffer() *bytes.Buffer { return &bytes.Buffer{} }
+
+// left is what has left of a stream's pending bytes.
+type left struct {
+	s *Stream
+	n int
+}
+
+// Flush sends what has been appended. It does not wait for the peer: what the
+// socket has no room for is sent by a goroutine that lives as long as it takes.
+func (c *Conn) Flush() {
+	c.mu.Lock()
+	if c.writing {
+		c.mu.Unlock()
+		return
+	}
+	c.writing = true
+	c.flushLocked()
+}
+
+// flushLocked writes until nothing is left or there is no more room. It is
+// called with c.writing set by the caller, and unlocks.
+func (c *Conn) flushLocked() {
+	for {
+		gone := c.pumpLocked()
+		if len(c.out) == 0 || c.broken {
+			c.writing = false
+			freeOut(c.out)
+			c.out = nil
+			closing := c.closing
+			c.mu.Unlock()
+			report(gone)
+			if closing {
+				_ = c.t.Close()
+			}
+			return
+		}
+		out := c.out
+		c.out = *outBuffers.Get().(*[]byte)
+		c.mu.Unlock()
+		report(gone)
+		n, sent, err := c.t.Offer(out)
+		if err == nil && !sent {
+			go c.finish(out, n)
+			return
+		}
+		freeOut(out)
+		c.mu.Lock()
+		c.wroteLocked(err)
+	}
+}
+
+// finish waits for room, in a goroutine of its own.
+func (c *Conn) finish(out []byte, n int) {
+	_, err := c.t.Write(out[n:])
+	freeOut(out)
+	c.mu.Lock()
+	c.wroteLocked(err)
+	c.flushLocked()
+}
+
+// wroteLocked ends a connection that can't be written to; its reader notices.
+func (c *Conn) wroteLocked(err error) {
+	if err != nil && !c.broken {
+		c.broken = true
+		c.t.Reset()
+	}
+}
+
+// readyLocked queues s if some of what is pending may leave.
+func (s *Stream) readyLocked() {
+	if s.open && !s.queued && len(s.pending) > 0 && s.sendWindow > 0 {
+		s.queued = true
+		s.conn.ready = append(s.conn.ready, s)
+	}
+}
+
+// pumpLocked lets pending bytes leave as far as windows and room allow, a frame
+// of each stream in turn.
+func (c *Conn) pumpLocked() (gone []left) {
+	for len(c.ready) > 0 && c.sendWindow > 0 && len(c.out) < outRoom {
+		s := c.ready[0]
+		c.ready[0] = nil
+		c.ready = c.ready[1:]
+		s.queued = false
+		if n := c.pumpStreamLocked(s); n > 0 {
+			gone = append(gone, left{s, n})
+		}
+		s.readyLocked()
+	}
+	if len(c.ready) == 0 {
+		c.ready = nil
+	}
+	return gone
+}
+
+func (c *Conn) pumpStreamLocked(s *Stream) int {
+	if !s.open {
+		return 0
+	}
+	n := int(max(0, min(int64(len(s.pending)), maxFrame, s.sendWindow, c.sendWindow)))
+	p := s.pending[:n]
+	s.pending = s.pending[n:]
+	last := len(s.pending) == 0
+	if last {
+		s.pending = nil
+	}
+	trailer, after := s.trailer, s.after
+	c.dataLocked(s, p, last && s.endPending && trailer == nil)
+	if last && s.endPending && trailer != nil {
+		c.headLocked(s, trailer, true)
+	}
+	if last && after != nil && s.open {
+		c.out = appendReset(c.out, s.id, *after)
+		c.removeLocked(s)
+	}
+	return n
+}
+
+func report(gone []left) {
+	for _, l := range gone {
+		l.s.handler.Sent(l.n)
+	}
+}
