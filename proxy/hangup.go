@@ -63,10 +63,12 @@ func (h *hangups) watch(c *tcp.Conn, call func(uint32)) *watched {
 	h.seen[w.id] = w
 	h.mu.Unlock()
 	_ = c.Raw.Control(func(fd uintptr) {
-		// A failure leaves this connection without early notice, no more.
-		_ = unix.EpollCtl(h.epfd, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{
-			Events: unix.EPOLLRDHUP | unix.EPOLLET, Fd: w.id,
-		})
+		event := &unix.EpollEvent{Events: unix.EPOLLRDHUP | unix.EPOLLET, Fd: w.id}
+		// A connection that carries one stream after the other is known already.
+		// Any other failure leaves it without early notice, no more.
+		if unix.EpollCtl(h.epfd, unix.EPOLL_CTL_ADD, int(fd), event) == unix.EEXIST {
+			_ = unix.EpollCtl(h.epfd, unix.EPOLL_CTL_MOD, int(fd), event)
+		}
 	})
 	return w
 }
