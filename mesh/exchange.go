@@ -70,7 +70,7 @@ type Outcome uint8
 // Outcomes. Anything but Success counts against the success rate.
 const (
 	Success     Outcome = iota
-	AppFailure          // the application answered with a failure (HTTP 5xx)
+	AppFailure          // the application answered with a failure (HTTP 5xx, or see GRPCOutcome)
 	NoEndpoint          // nobody is there to answer
 	ConnectFail         // the peer refused or could not be reached
 	TLSFail             // the peer could not prove who it is
@@ -88,6 +88,16 @@ func (o Outcome) String() string {
 		return outcomeNames[o]
 	}
 	return outcomeNames[AppFailure]
+}
+
+// GRPCOutcome judges a gRPC status: a failure is one that is the server's fault,
+// as 5xx is in HTTP, which leaves out what the caller asked for or may not do.
+func GRPCOutcome(status int) Outcome {
+	switch status {
+	case 2, 4, 12, 13, 14, 15: // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS
+		return AppFailure
+	}
+	return Success
 }
 
 // Peer is one end of an exchange as far as the proxy knows it.

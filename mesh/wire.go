@@ -19,5 +19,6 @@ const ProxyUID = 2102
 // inside, so that it never sniffs traffic of the mesh.
 const (
 	ALPNHTTP1 = "tulle-http/1"
+	ALPNHTTP2 = "tulle-h2"
 	ALPNTCP   = "tulle-tcp"
 )

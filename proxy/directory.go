@@ -72,6 +72,7 @@ type destination struct {
 	learned atomic.Uint32 // sniff.Verdict: what the last connection turned out to speak
 	used    atomic.Int64  // of the proxy's clock
 	inUse   atomic.Int64
+	budget  h2Budget
 	cancel  context.CancelFunc
 }
 

@@ -63,6 +63,8 @@ func (in *inbound) serve(ctx context.Context) {
 		in.proxy.refuseConn(in.conn, mesh.Inbound, in.app, errDenied)
 	case verdict == sniff.HTTP1:
 		in.http(ctx, nil)
+	case verdict == sniff.HTTP2:
+		in.http2(ctx, nil)
 	default:
 		in.opaque(ctx, verdict.Protocol())
 	}
@@ -97,11 +99,14 @@ func (in *inbound) meshed(ctx context.Context) {
 		return
 	}
 	in.client.ID, in.security = conn.Peer, mesh.MutualTLS
-	if conn.Protocol == mesh.ALPNTCP {
+	switch conn.Protocol {
+	case mesh.ALPNTCP:
 		in.streams(ctx, conn)
-		return
+	case mesh.ALPNHTTP2:
+		in.http2(ctx, conn)
+	default:
+		in.http(ctx, conn)
 	}
-	in.http(ctx, conn)
 }
 
 // http forwards requests to the application; over is the client's TLS, or nil.
@@ -190,7 +195,7 @@ func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 	x.FirstByte = time.Since(x.Start)
 	r := in.proxy.startRace(in.conn, &in.in, &connEnd{conn: app, tcp: app})
 	verdict := r.decide()
-	if verdict == sniff.HTTP1 || verdict == sniff.MeshTLS {
+	if verdict == sniff.HTTP1 || verdict == sniff.HTTP2 || verdict == sniff.MeshTLS {
 		if r.stop() && verdict == sniff.HTTP1 {
 			in.opened = &session{conn: app, tcp: app, since: in.proxy.now()}
 		} else {

@@ -64,6 +64,8 @@ func (o *outbound) serve(ctx context.Context) {
 	case sniff.More: // both are silent, or the server spoke first: done by sniff
 	case sniff.HTTP1:
 		o.http(ctx)
+	case sniff.HTTP2:
+		o.http2(ctx)
 	default:
 		o.opaque(ctx, verdict.Protocol())
 	}
@@ -83,7 +85,7 @@ func (o *outbound) sniff(ctx context.Context) (sniff.Verdict, error) {
 	verdict, err := sniff.More, error(nil)
 	switch sniff.Verdict(o.dest.learned.Load()) {
 	case sniff.Opaque: // the server speaks first: don't wait for the client
-	case sniff.HTTP1:
+	case sniff.HTTP1, sniff.HTTP2:
 		verdict, err = o.proxy.detect(o.conn, &o.in, knownSilence)
 	default:
 		verdict, err = o.proxy.detect(o.conn, &o.in, o.proxy.silence)
@@ -96,7 +98,7 @@ func (o *outbound) sniff(ctx context.Context) (sniff.Verdict, error) {
 			return verdict, nil
 		}
 	}
-	if verdict == sniff.HTTP1 {
+	if verdict == sniff.HTTP1 || verdict == sniff.HTTP2 {
 		o.dest.learned.Store(uint32(verdict))
 	}
 	return verdict, nil
@@ -147,8 +149,8 @@ func (o *outbound) race(ctx context.Context) sniff.Verdict {
 	x.FirstByte = time.Since(x.Start)
 	r := o.proxy.startRace(o.conn, &o.in, s.end())
 	verdict := r.decide()
-	if verdict == sniff.HTTP1 {
-		if r.stop() {
+	if verdict == sniff.HTTP1 || verdict == sniff.HTTP2 {
+		if r.stop() && verdict == sniff.HTTP1 {
 			o.opened, o.openedAt = s, ep
 		} else {
 			o.giveBack(s, ep)

@@ -101,11 +101,11 @@ func (r *race) listen() {
 }
 
 // decide returns More if the server spoke first, else what the client speaks.
-// Unless that is HTTP1 or MeshTLS, both flows go on; else stop comes next.
+// Unless that is HTTP1, HTTP2 or MeshTLS, both flows go on; else stop comes next.
 func (r *race) decide() sniff.Verdict {
 	v, err := r.proxy.detect(r.conn, r.in, 0)
 	who := client
-	if err == nil && (v == sniff.HTTP1 || v == sniff.MeshTLS) {
+	if err == nil && (v == sniff.HTTP1 || v == sniff.HTTP2 || v == sniff.MeshTLS) {
 		who = abandoned
 	}
 	switch {

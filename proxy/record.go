@@ -142,7 +142,7 @@ func (r *recorder) record(e *edge, x *mesh.Exchange) {
 	if x.Status >= firstStatus && x.Status <= lastStatus {
 		e.status(x.Status).Add(1)
 	}
-	if x.Protocol == mesh.HTTP1 {
+	if x.Protocol == mesh.HTTP1 || x.Protocol == mesh.HTTP2 {
 		e.latency.Record(x.Duration)
 	} else {
 		e.latency.Record(x.FirstByte) // of a connection: the time to connect

@@ -361,13 +361,6 @@ var scenes = []scene{
 			c.SetLinger(0)
 		}},
 	{name: "connect and close", conns: 2, client: func(*net.TCPConn, io.Writer) {}, app: func(c *net.TCPConn, log io.Writer) { readAll(c, log) }},
-	{name: "http/2 preface is opaque bytes", client: sends("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nframes"),
-		app: func(c *net.TCPConn, log io.Writer) {
-			b := make([]byte, 30)
-			io.ReadFull(c, b)
-			fmt.Fprintf(log, "%q\n", b)
-			send(c, "settings")
-		}},
 }
 
 func TestTransparency(t *testing.T) {

@@ -35,11 +35,13 @@ type upstream struct {
 	service  string
 	security mesh.Security
 	edges    [mesh.TLS + 1]atomic.Pointer[edge]
+	h2       h2Pool
+	extended atomic.Bool // it takes extended CONNECT (RFC 8441)
 
 	mu      sync.Mutex
 	closed  bool
-	idle    [2][]*session // by sessionKind; the most recently used last
-	configs [2]*tls.Config
+	idle    [kinds][]*session // by sessionKind; the most recently used last
+	configs [kinds]*tls.Config
 	creds   *mtls.Credentials // what configs was made for
 }
 
@@ -49,9 +51,11 @@ type sessionKind int
 const (
 	httpSession   sessionKind = iota // requests, one after the other
 	streamSession                    // TCP streams, one after the other
+	h2Kind                           // HTTP/2: streams side by side; kept in an h2Pool
+	kinds
 )
 
-var alpn = [2]string{mesh.ALPNHTTP1, mesh.ALPNTCP}
+var alpn = [kinds]string{mesh.ALPNHTTP1, mesh.ALPNTCP, mesh.ALPNHTTP2}
 
 // byteConn is a connection that can be half-closed.
 type byteConn interface {
@@ -76,6 +80,7 @@ type session struct {
 
 func newUpstream(p *Proxy, service string, key endpointKey) *upstream {
 	u := &upstream{proxy: p, key: key, service: service}
+	u.h2.up = u
 	switch {
 	case p.isOwn(key.addr.Addr()):
 		u.security = mesh.Local // loopback: never leaves the workload's namespace
@@ -190,7 +195,7 @@ func (u *upstream) sweep(now time.Duration) int {
 	for _, s := range old {
 		s.close()
 	}
-	return len(old)
+	return len(old) + u.h2.sweep(now)
 }
 
 // close is called when the endpoint has left and nothing is in flight any more.
@@ -198,8 +203,9 @@ func (u *upstream) close() {
 	u.mu.Lock()
 	u.closed = true
 	idle := u.idle
-	u.idle = [2][]*session{}
+	u.idle = [kinds][]*session{}
 	u.mu.Unlock()
+	u.h2.close()
 	for _, list := range idle {
 		for _, s := range list {
 			s.close()
@@ -242,7 +248,7 @@ func (u *upstream) config(kind sessionKind) (*tls.Config, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.creds != creds {
-		u.creds, u.configs = creds, [2]*tls.Config{}
+		u.creds, u.configs = creds, [kinds]*tls.Config{}
 	}
 	if u.configs[kind] == nil {
 		u.configs[kind] = creds.Client(u.key.id, alpn[kind])

@@ -37,7 +37,7 @@ func NewCredentials(id mesh.ID, leaf tls.Certificate, roots Roots) *Credentials 
 	c := &Credentials{ID: id, TrustDomain: id.TrustDomain, Leaf: leaf, Roots: roots.Pool, RootsDER: roots.DER}
 	c.server = c.config()
 	c.server.ClientAuth = tls.RequireAnyClientCert
-	c.server.NextProtos = []string{mesh.ALPNHTTP1, mesh.ALPNTCP}
+	c.server.NextProtos = []string{mesh.ALPNHTTP1, mesh.ALPNHTTP2, mesh.ALPNTCP}
 	c.server.VerifyConnection = func(cs tls.ConnectionState) error {
 		// A client that offers no protocol at all would get none, not an alert
 		// (RFC 7301 section 3.2), and its bytes would be read as one it did not name.

@@ -1,0 +1,187 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/h2c"
+)
+
+// newH2App serves HTTP/2 with prior knowledge on loopback.
+func newH2App(t testing.TB, conf *http2.Server, h http.HandlerFunc) net.Addr {
+	t.Helper()
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: h2c.NewHandler(h, conf)}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(ln) })
+	t.Cleanup(func() { server.Close(); serving.Wait() })
+	return ln.Addr()
+}
+
+// newH2Client is a client that speaks HTTP/2 with prior knowledge.
+func newH2Client(t testing.TB) *http.Client {
+	tr := &http2.Transport{
+		AllowHTTP: true,
+		DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		},
+	}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
+}
+
+// h2Ways are how a client may reach the application.
+var h2Ways = []struct {
+	name   string
+	target func(t testing.TB, app net.Addr) string
+}{
+	{"direct", func(_ testing.TB, app net.Addr) string { return app.String() }},
+	{"meshed", func(t testing.TB, app net.Addr) string { return newTestPair(t, app, false).addr }},
+	{"unmeshed client", func(t testing.TB, app net.Addr) string { return newTestPair(t, app, false).plain }},
+}
+
+// h2Talks are things that client and application do; what they see must be the
+// same with and without the mesh.
+var h2Talks = []struct {
+	name string
+	app  http.HandlerFunc
+	talk func(t testing.TB, c *http.Client, url string) string
+}{
+	{"get", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Answer", r.Header.Get("X-Question"))
+		fmt.Fprintf(w, "%s %s %s %s", r.Method, r.URL, r.Proto, r.Host)
+	}, func(t testing.TB, c *http.Client, url string) string {
+		req, _ := http.NewRequest("GET", url+"/path?q=1", nil)
+		req.Host = "server.mesh"
+		req.Header.Set("X-Question", "what?")
+		return do(t, c, req)
+	}},
+	{"post and trailers", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-Sum")
+		b, err := io.ReadAll(r.Body)
+		w.Write(b)
+		w.Header().Set("X-Sum", fmt.Sprint(sum(b), err, r.Trailer))
+	}, func(t testing.TB, c *http.Client, url string) string {
+		req, _ := http.NewRequest("POST", url+"/", io.MultiReader(strings.NewReader(mebibyte), strings.NewReader(mebibyte)))
+		req.Trailer = http.Header{"X-End": {"yes"}}
+		return do(t, c, req)
+	}},
+	{"no body", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) },
+		func(t testing.TB, c *http.Client, url string) string {
+			req, _ := http.NewRequest("DELETE", url+"/", nil)
+			return do(t, c, req)
+		}},
+	{"head", func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content-Length", "1234") },
+		func(t testing.TB, c *http.Client, url string) string {
+			req, _ := http.NewRequest("HEAD", url+"/", nil)
+			return do(t, c, req)
+		}},
+	{"early hints", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Link", "</a.css>")
+		w.WriteHeader(103)
+		fmt.Fprint(w, "done")
+	}, func(t testing.TB, c *http.Client, url string) string {
+		req, _ := http.NewRequest("GET", url+"/", nil)
+		return do(t, c, req)
+	}},
+	{"large headers", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Large", r.Header.Get("X-Large"))
+	}, func(t testing.TB, c *http.Client, url string) string {
+		req, _ := http.NewRequest("GET", url+"/", nil)
+		req.Header.Set("X-Large", strings.Repeat("abcdefgh", 6000))
+		return do(t, c, req)
+	}},
+	{"application aborts", func(w http.ResponseWriter, r *http.Request) {
+		w.Write([]byte("half"))
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}, func(t testing.TB, c *http.Client, url string) string {
+		req, _ := http.NewRequest("GET", url+"/", nil)
+		return do(t, c, req)
+	}},
+	{"answer before the request's end", func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(403)
+		fmt.Fprint(w, "no")
+	}, func(t testing.TB, c *http.Client, url string) string {
+		req, _ := http.NewRequest("POST", url+"/", io.LimitReader(zeros{}, 4<<20))
+		return do(t, c, req)
+	}},
+	{"many at once", func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) },
+		func(t testing.TB, c *http.Client, url string) string {
+			var group sync.WaitGroup
+			out := make([]string, 600)
+			for i := range out {
+				group.Go(func() {
+					body := fmt.Sprint(i, strings.Repeat("x", 100*i))
+					resp, err := c.Post(url+"/", "text/plain", strings.NewReader(body))
+					if err != nil {
+						out[i] = err.Error()
+						return
+					}
+					b, err := io.ReadAll(resp.Body)
+					resp.Body.Close()
+					out[i] = fmt.Sprint(string(b) == body, err)
+				})
+			}
+			group.Wait()
+			return strings.Join(out, "\n")
+		}},
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// do makes a request and tells all that was seen of the answer.
+func do(t testing.TB, c *http.Client, req *http.Request) string {
+	t.Helper()
+	resp, err := c.Do(req)
+	if err != nil {
+		return strings.ReplaceAll(err.Error(), req.URL.Host, "HOST")
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	var out bytes.Buffer
+	fmt.Fprintln(&out, resp.Proto, resp.Status, resp.ContentLength)
+	resp.Header.Del("Date")
+	_ = resp.Header.Write(&out)
+	if len(b) > 200 {
+		fmt.Fprintf(&out, "%d bytes, sum %x %v\n", len(b), sum(b), err)
+	} else {
+		fmt.Fprintf(&out, "%q %v\n", b, err)
+	}
+	_ = resp.Trailer.Write(&out)
+	return strings.ReplaceAll(out.String(), req.URL.Host, "HOST")
+}
+
+func TestHTTP2Transparency(t *testing.T) {
+	for _, talk := range h2Talks {
+		t.Run(talk.name, func(t *testing.T) {
+			t.Parallel()
+			app := newH2App(t, &http2.Server{}, talk.app)
+			want := ""
+			for _, way := range h2Ways {
+				got := talk.talk(t, newH2Client(t), "http://"+way.target(t, app))
+				if want == "" {
+					want = got
+				}
+				if got != want {
+					t.Errorf("%s:\n%s\nwithout the mesh:\n%s", way.name, got, want)
+				}
+			}
+		})
+	}
+}
