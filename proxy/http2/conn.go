@@ -110,9 +110,10 @@ type Conn struct {
 	enc      *hpack.Encoder
 	encoded  bytes.Buffer
 
-	out        []byte
-	writing    bool // somebody is at it, and will see what is appended
-	broken     bool // writing has failed
+	out        []byte     // frames to be sent
+	pooled     *outBuffer // what out is from; nil if it is not from the pool
+	writing    bool       // somebody is at it, and will see what is appended
+	broken     bool       // writing has failed
 	ready      []*Stream
 	sendWindow int64
 	recvWindow int64

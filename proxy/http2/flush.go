@@ -11,12 +11,26 @@ const (
 	outMost = 256 << 10 // larger ones are left to the collector
 )
 
-var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, outSize); return &b }}
+// outBuffer is a pooled buffer; it stays the same object as b grows, so that
+// giving it back allocates nothing.
+type outBuffer struct{ b []byte }
 
-func freeOut(b []byte) {
-	if c := cap(b); c >= outSize && c <= outMost {
-		b = b[:0]
-		outBuffers.Put(&b)
+var outBuffers = sync.Pool{New: func() any { return &outBuffer{make([]byte, 0, outSize)} }}
+
+// roomLocked takes a buffer from the pool if there is none. What is appended
+// without it, now and then a small frame, is left to the collector.
+func (c *Conn) roomLocked() {
+	if c.out == nil {
+		c.pooled = outBuffers.Get().(*outBuffer)
+		c.out = c.pooled.b
+	}
+}
+
+// free takes the buffer back with b, which it has grown to.
+func (o *outBuffer) free(b []byte) {
+	if o != nil && cap(b) <= outMost {
+		o.b = b[:0]
+		outBuffers.Put(o)
 	}
 }
 
@@ -47,8 +61,8 @@ func (c *Conn) flushLocked() {
 		gone := c.pumpLocked()
 		if len(c.out) == 0 || c.broken {
 			c.writing = false
-			freeOut(c.out)
-			c.out = nil
+			c.pooled.free(c.out)
+			c.out, c.pooled = nil, nil
 			closing := c.closing
 			c.mu.Unlock()
 			report(gone)
@@ -57,25 +71,25 @@ func (c *Conn) flushLocked() {
 			}
 			return
 		}
-		out := c.out
-		c.out = *outBuffers.Get().(*[]byte)
+		out, pooled := c.out, c.pooled
+		c.out, c.pooled = nil, nil
 		c.mu.Unlock()
 		report(gone)
 		n, sent, err := c.t.Offer(out)
 		if err == nil && !sent {
-			go c.finish(out, n)
+			go c.finish(out, pooled, n)
 			return
 		}
-		freeOut(out)
+		pooled.free(out)
 		c.mu.Lock()
 		c.wroteLocked(err)
 	}
 }
 
 // finish waits for room, in a goroutine of its own.
-func (c *Conn) finish(out []byte, n int) {
+func (c *Conn) finish(out []byte, pooled *outBuffer, n int) {
 	_, err := c.t.Write(out[n:])
-	freeOut(out)
+	pooled.free(out)
 	c.mu.Lock()
 	c.wroteLocked(err)
 	c.flushLocked()

@@ -123,6 +123,7 @@ func (s *Stream) SendHead(fields []hpack.HeaderField, end bool) {
 }
 
 func (c *Conn) headLocked(s *Stream, fields []hpack.HeaderField, end bool) {
+	c.roomLocked()
 	c.encoded.Reset()
 	for _, f := range fields {
 		_ = c.enc.WriteField(f) // to memory
@@ -174,6 +175,7 @@ func (s *Stream) SendData(p []byte, end bool) int {
 
 // dataLocked appends DATA. Payload without a byte is sent only to end a stream.
 func (c *Conn) dataLocked(s *Stream, p []byte, end bool) {
+	c.roomLocked()
 	s.sendWindow -= int64(len(p))
 	c.sendWindow -= int64(len(p))
 	c.sentFrames++
