@@ -468,6 +468,11 @@ func (x *h2Exchange) unrouted(err error) {
 		x.mu.Unlock()
 		return
 	}
+	if x.ep == nil && errors.Is(err, http2.ErrClosed) { // the application, just now
+		x.mu.Unlock()
+		x.refuseUnseen()
+		return
+	}
 	x.attempts++
 	elsewhere := x.ep != nil && (x.avoid != x.ep || errors.Is(err, http2.ErrClosed)) && x.attempts < maxAttempts
 	if x.ep != nil && !errors.Is(err, http2.ErrClosed) {
@@ -495,6 +500,19 @@ func (x *h2Exchange) refuse(status int, code, text string, outcome mesh.Outcome)
 	if !x.over {
 		x.answerLocked(status, code, text)
 		x.rec.Outcome = outcome
+		x.endLocked()
+	}
+	x.mu.Unlock()
+	x.down.Conn().Flush()
+}
+
+// refuseUnseen tells the client that no application has seen the request, so
+// that it may send it elsewhere.
+func (x *h2Exchange) refuseUnseen() {
+	x.mu.Lock()
+	if !x.over {
+		x.down.SendReset(http2.RefusedStream)
+		x.rec.Outcome = mesh.ConnectFail
 		x.endLocked()
 	}
 	x.mu.Unlock()

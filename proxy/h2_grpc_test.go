@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -253,4 +254,31 @@ func TestGRPCTenThousandStreams(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestGRPCRotation: an application that ends its connections every now and then
+// (GOAWAY) loses no call.
+func TestGRPCRotation(t *testing.T) {
+	app, _ := newGRPCApp(t, grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: 30 * time.Millisecond, MaxConnectionAgeGrace: 5 * time.Second}))
+	pair := newTestPair(t, app, false)
+	c := newGRPCClient(t, pair.addr)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var group sync.WaitGroup
+	var calls atomic.Int64
+	end := time.Now().Add(time.Second)
+	for range 8 {
+		group.Go(func() {
+			for time.Now().Before(end) {
+				got := &wrapperspb.StringValue{}
+				if err := c.Invoke(ctx, "/echo/unary", wrapperspb.String("hello"), got); err != nil || got.Value != "hello" {
+					t.Error(err, got.Value)
+					return
+				}
+				calls.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	t.Logf("%d calls", calls.Load())
 }

@@ -125,14 +125,7 @@ func (a *h2App) route(x *h2Exchange, by *http2.Conn) {
 		x.attach(a.app, by)
 		return
 	}
-	x.mu.Lock()
-	if !x.over {
-		x.down.SendReset(http2.RefusedStream) // not seen by the application: may go elsewhere
-		x.rec.Outcome = mesh.ConnectFail
-		x.endLocked()
-	}
-	x.mu.Unlock()
-	x.down.Conn().Flush()
+	x.refuseUnseen()
 }
 
 func (a *h2App) answered(*h2Exchange, time.Duration) {}

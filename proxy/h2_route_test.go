@@ -49,7 +49,7 @@ func h2Fleet(t testing.TB, endpoints ...net.Addr) (*Proxy, *destination, string)
 }
 
 // rawApp serves connections frame by frame: on is called for each request.
-func rawApp(t testing.TB, on func(f *http2.Framer, c net.Conn, id uint32)) net.Addr {
+func rawApp(t testing.TB, on func(f *http2.Framer, c net.Conn, id uint32), settings ...http2.Setting) net.Addr {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -68,7 +68,7 @@ func rawApp(t testing.TB, on func(f *http2.Framer, c net.Conn, id uint32)) net.A
 					return
 				}
 				f := http2.NewFramer(c, c)
-				_ = f.WriteSettings()
+				_ = f.WriteSettings(settings...)
 				for {
 					frame, err := f.ReadFrame()
 					if err != nil {

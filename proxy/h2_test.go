@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/h2c"
+	"golang.org/x/net/http2/hpack"
 )
 
 // newH2App serves HTTP/2 with prior knowledge on loopback.
@@ -183,5 +185,72 @@ func TestHTTP2Transparency(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestHTTP2ExtendedConnect: a tunnel (RFC 8441) is offered because the
+// application takes it, and carries bytes both ways.
+func TestHTTP2ExtendedConnect(t *testing.T) {
+	app := rawApp(t, func(f *http2.Framer, _ net.Conn, id uint32) {
+		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: []byte{0x88}, EndHeaders: true})
+		_ = f.WriteData(id, false, []byte("from the server"))
+	}, http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1})
+	c, err := net.Dial("tcp4", newTestPair(t, app, false).addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	f := http2.NewFramer(c, c)
+	_, _ = io.WriteString(c, http2.ClientPreface)
+	_ = f.WriteSettings()
+	ask := func(id uint32, fields ...string) {
+		var block bytes.Buffer
+		enc := hpack.NewEncoder(&block)
+		enc.SetMaxDynamicTableSize(0)
+		for i := 0; i < len(fields); i += 2 {
+			_ = enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+		}
+		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true})
+	}
+	offered, tunnel := false, ""
+	for tunnel == "" {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch frame := frame.(type) {
+		case *http2.SettingsFrame:
+			if v, ok := frame.Value(http2.SettingEnableConnectProtocol); ok && v == 1 {
+				offered = true
+				ask(1, ":method", "CONNECT", ":scheme", "http", ":path", "/", ":authority", "a", ":protocol", "websocket")
+			} else if !frame.IsAck() && !offered {
+				t.Fatal("extended CONNECT is not offered")
+			}
+		case *http2.DataFrame:
+			if frame.StreamID == 1 {
+				tunnel = string(frame.Data())
+			}
+		case *http2.RSTStreamFrame, *http2.GoAwayFrame:
+			t.Fatal(frame)
+		}
+	}
+	if tunnel != "from the server" {
+		t.Error(tunnel)
+	}
+}
+
+// TestHTTP2Load runs h2load where it is installed.
+func TestHTTP2Load(t *testing.T) {
+	path, err := exec.LookPath("h2load")
+	if err != nil {
+		t.Skip("h2load is not installed (Debian: nghttp2-client)")
+	}
+	app := newH2App(t, &http2.Server{}, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("x", 1000)) })
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "-n", "5000", "-c", "5", "-m", "100", "http://"+newTestPair(t, app, false).addr+"/").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "5000 succeeded, 0 failed") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -206,3 +206,27 @@ func FuzzMessage(f *testing.F) {
 		}
 	})
 }
+
+// TestUnreadAbuse: the end of a connection does not wait for who reads nothing.
+func TestUnreadAbuse(t *testing.T) {
+	e := &echo{}
+	near, far := socketPair(t)
+	e.conn = New(near, Config{Server: true, Owner: e})
+	done := make(chan error)
+	go func() { done <- e.conn.Run(nil) }()
+	p := newPeer(t, far)
+	p.hello(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
+	p.WriteWindowUpdate(0, 1<<30)
+	for i := range uint32(200) {
+		p.headers(2*i+1, false, post...)
+		for range 3 {
+			p.WriteData(2*i+1, false, make([]byte, 16_000))
+		}
+	}
+	_ = p.flush()
+	p.WriteWindowUpdate(0, 0)
+	_ = p.flush()
+	if err := <-done; err == nil {
+		t.Error("no error")
+	}
+}

@@ -31,6 +31,7 @@ type Transport interface {
 	Close() error
 	Reset()
 	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
 }
 
 // Owner hears what concerns a connection as a whole. It is called by the
@@ -328,6 +329,7 @@ func (c *Conn) end(err error) {
 	}
 	c.flushTouched()
 	if ours {
+		_ = c.t.SetWriteDeadline(time.Now().Add(lingerTime)) // it may not read, either
 		c.Flush()
 		c.linger()
 	}
