@@ -125,6 +125,9 @@ var nginxScene = scene{
 		shell("query", "curl -sSi 'http://web:8080/echo?q=MARKER&x=%2F%20y'"),
 		shell("http-2", "curl -sSi --http2-prior-knowledge http://web:8081/hello.txt"),
 		shell("http-2-many", "curl -sS --http2-prior-knowledge -w '%{http_code} %{num_connects} %{size_download}\\n' 'http://web:8081/large.txt?[1-100]' | grep -v line | sort | uniq -c"),
+		shell("http-2-upgrade", "curl -sSi --http2 http://web:8080/hello.txt"),
+		shell("http-2-nghttp", "nghttp http://web:8081/hello.txt"),
+		shell("http-2-load", "h2load -n 3000 -c 4 -m 100 http://web:8081/hello.txt | grep -o '[0-9]* succeeded, [0-9]* failed'"),
 	},
 }
 
