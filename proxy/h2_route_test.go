@@ -40,10 +40,10 @@ func h2Fleet(t testing.TB, endpoints ...net.Addr) (*Proxy, *destination, string)
 	}
 	d := newTestDestination(p, "server", specs...)
 	t.Cleanup(d.set.Close)
-	addr := serveTest(t, p, func(ctx context.Context, c *tcp.Conn, tr *tracked) {
+	addr := serveTest(t, p, func(ctx context.Context, c *tcp.Conn, tr *tracked) bool {
 		o := &outbound{proxy: p, conn: c, track: tr, dest: d}
 		o.client, _ = addrPort(c.RemoteAddr())
-		o.serve(ctx)
+		return o.serve(ctx)
 	})
 	return p, d, addr.String()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/tulle-mesh/tulle/proxy/tcp"
@@ -34,6 +35,8 @@ type hangups struct {
 type watched struct {
 	id   int32
 	call func(kind uint32) // in a goroutine of hangups; must not block
+
+	readable atomic.Pointer[func()] // called instead once there is something to read; nil: not asked for
 }
 
 func newHangups() (*hangups, error) {
@@ -63,7 +66,7 @@ func (h *hangups) watch(c *tcp.Conn, call func(uint32)) *watched {
 	h.seen[w.id] = w
 	h.mu.Unlock()
 	_ = c.Raw.Control(func(fd uintptr) {
-		event := &unix.EpollEvent{Events: unix.EPOLLRDHUP | unix.EPOLLET, Fd: w.id}
+		event := &unix.EpollEvent{Events: awakeEvents, Fd: w.id}
 		// A connection that carries one stream after the other is known already.
 		// Any other failure leaves it without early notice, no more.
 		if unix.EpollCtl(h.epfd, unix.EPOLL_CTL_ADD, int(fd), event) == unix.EEXIST {
@@ -71,6 +74,29 @@ func (h *hangups) watch(c *tcp.Conn, call func(uint32)) *watched {
 		}
 	})
 	return w
+}
+
+// arm calls readable, once, when there is something to read from c, an end or
+// a reset included, which may be at once.
+func (h *hangups) arm(c *tcp.Conn, w *watched, readable func()) {
+	w.readable.Store(&readable)
+	h.expect(c, w, asleepEvents)
+}
+
+// disarm undoes arm.
+func (h *hangups) disarm(c *tcp.Conn, w *watched) {
+	w.readable.Store(nil)
+	h.expect(c, w, awakeEvents)
+}
+
+// expect changes the events of a watch. Those that are there already count.
+func (h *hangups) expect(c *tcp.Conn, w *watched, events uint32) {
+	err := c.Raw.Control(func(fd uintptr) {
+		_ = unix.EpollCtl(h.epfd, unix.EPOLL_CTL_MOD, int(fd), &unix.EpollEvent{Events: events, Fd: w.id})
+	})
+	if readable := w.readable.Load(); err != nil && readable != nil {
+		(*readable)() // closed meanwhile
+	}
 }
 
 // forget ends a watch. The kernel drops it when the connection is closed.
@@ -109,6 +135,10 @@ func (h *hangups) deliver(e unix.EpollEvent) {
 	w := h.seen[e.Fd]
 	h.mu.Unlock()
 	if w == nil {
+		return
+	}
+	if readable := w.readable.Load(); readable != nil {
+		(*readable)()
 		return
 	}
 	kind := hangupFIN

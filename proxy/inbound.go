@@ -33,32 +33,35 @@ type inbound struct {
 }
 
 // serveInbound tells the story of a connection that somebody makes to the workload.
-func (p *Proxy) serveInbound(ctx context.Context, conn *tcp.Conn, track *tracked) {
+func (p *Proxy) serveInbound(ctx context.Context, conn *tcp.Conn, track *tracked) (parked bool) {
 	app, err := origin(conn, mesh.InboundPort)
 	if err == nil && !p.isOwn(app.Addr()) {
 		err = errElsewhere
 	}
 	if err != nil {
 		p.refuseConn(conn, mesh.Inbound, app, err)
-		return
+		return false
 	}
 	in := &inbound{proxy: p, conn: conn, track: track, app: app}
-	defer in.in.drop()
 	in.client.Addr, _ = addrPort(conn.RemoteAddr())
-	in.serve(ctx)
+	if in.serve(ctx) {
+		return true
+	}
+	in.in.drop()
+	return false
 }
 
 // serve goes on where it is clear which application is meant.
-func (in *inbound) serve(ctx context.Context) {
+func (in *inbound) serve(ctx context.Context) (parked bool) {
 	verdict, err := in.sniff(ctx)
 	if err != nil {
 		in.conn.Reset()
-		return
+		return false
 	}
 	switch {
 	case verdict == sniff.More: // done by sniff
 	case verdict == sniff.MeshTLS:
-		in.meshed(ctx)
+		return in.meshed(ctx)
 	case in.proxy.config.Strict:
 		in.proxy.refuseConn(in.conn, mesh.Inbound, in.app, errDenied)
 	case verdict == sniff.HTTP1:
@@ -68,6 +71,7 @@ func (in *inbound) serve(ctx context.Context) {
 	default:
 		in.opaque(ctx, verdict.Protocol())
 	}
+	return false
 }
 
 // sniff tells clients of the mesh from others and, of those, what they speak.
@@ -90,23 +94,25 @@ func (in *inbound) sniff(ctx context.Context) (sniff.Verdict, error) {
 }
 
 // meshed serves a client of the mesh: who is it, and what is inside?
-func (in *inbound) meshed(ctx context.Context) {
+func (in *inbound) meshed(ctx context.Context) (parked bool) {
 	in.conn.Unread(in.in.buf, in.in.r, in.in.w)
 	in.in = inbox{}
 	conn, err := mtls.Server(in.conn, in.proxy.creds.Load().Server())
 	if err != nil {
 		in.proxy.refuseConn(in.conn, mesh.Inbound, in.app, &handshakeError{addr: in.client.Addr, err: err})
-		return
+		return false
 	}
 	in.client.ID, in.security = conn.Peer, mesh.MutualTLS
 	switch conn.Protocol {
 	case mesh.ALPNTCP:
-		in.streams(ctx, conn)
+		s := &streams{inbound: in, ctx: ctx, conn: stream.New(conn, in.conn.Reset), counters: in.edge(mesh.TCP)}
+		return s.serve()
 	case mesh.ALPNHTTP2:
 		in.http2(ctx, conn)
 	default:
 		in.http(ctx, conn)
 	}
+	return false
 }
 
 // http forwards requests to the application; over is the client's TLS, or nil.
@@ -128,42 +134,99 @@ func (in *inbound) http(ctx context.Context, over *mtls.Conn) {
 	}
 }
 
-// streams serves one TCP stream after the other.
-func (in *inbound) streams(ctx context.Context, conn *mtls.Conn) {
-	s := stream.New(conn, in.conn.Reset)
-	e := in.edge(mesh.TCP)
+// streams serves one TCP stream after the other on a connection of the mesh.
+type streams struct {
+	*inbound
+	ctx      context.Context // of the proxy's life
+	conn     *stream.Conn
+	counters *edge
+
+	// The present stream.
+	x     mesh.Exchange
+	app   *tcp.Conn
+	relay *relay
+}
+
+// serve runs until the connection ends or is parked.
+func (s *streams) serve() (parked bool) {
 	for {
-		in.track.expect(keepIdle, true)
-		from, err := s.Next()
+		s.track.expect(keepIdle, true)
+		from, err := s.conn.Next()
 		if err != nil {
 			break
 		}
-		in.track.expect(0, false)
-		x := in.begin(mesh.TCP)
-		x.Client.Addr = from
-		app, err := in.dialApp(ctx)
-		if err != nil {
-			_ = s.Refuse()
-			x.Outcome = outcomeOf(err)
-		} else if err = s.Accept(); err == nil {
-			x.FirstByte = time.Since(x.Start)
-			e.open.Add(1)
-			x.BytesSent, x.BytesReceived, err = in.proxy.relay(in.track, &streamEnd{Conn: s, tcp: in.conn}, &connEnd{conn: app, tcp: app})
-			e.open.Add(-1)
-			if err != nil {
-				x.Outcome = mesh.Reset
-			}
-			_ = app.Close()
+		s.track.expect(0, false)
+		s.x = s.begin(mesh.TCP)
+		s.x.Client.Addr = from
+		if err := s.open(); err != nil {
+			s.inbound.ended(s.counters, &s.x)
+		} else if s.carry() {
+			return true
 		}
-		in.ended(e, &x)
-		buf := tcp.NewBuffer(tcp.Bulk)
-		fit := s.Finish(buf.B)
-		buf.Free()
-		if !fit || in.proxy.draining() {
+		if !s.finish() {
 			break
 		}
 	}
-	_ = s.Close()
+	_ = s.conn.Close()
+	return false
+}
+
+// open connects the stream to the application.
+func (s *streams) open() (err error) {
+	if s.app, err = s.dialApp(s.ctx); err != nil {
+		s.x.Outcome = outcomeOf(err)
+		_ = s.conn.Refuse()
+		return err
+	}
+	if err = s.conn.Accept(); err != nil {
+		s.x.Outcome = mesh.Reset
+		_ = s.app.Close()
+		return err
+	}
+	s.x.FirstByte = time.Since(s.x.Start)
+	s.counters.open.Add(1)
+	s.relay = s.proxy.newRelay(s.track, &streamEnd{Conn: s.conn, tcp: s.inbound.conn}, &connEnd{conn: s.app, tcp: s.app})
+	s.relay.parkable(s.resume)
+	return nil
+}
+
+// carry relays until the stream ends or is parked.
+func (s *streams) carry() (parked bool) {
+	parked, err := s.relay.run()
+	if parked {
+		return true
+	}
+	s.track.relay.Store(nil)
+	s.counters.open.Add(-1)
+	s.x.BytesSent, s.x.BytesReceived = s.relay.out.moved.Load(), s.relay.back.moved.Load()
+	if err != nil {
+		s.x.Outcome = mesh.Reset
+	}
+	_ = s.app.Close()
+	s.inbound.ended(s.counters, &s.x)
+	return false
+}
+
+// finish reports whether another stream may follow.
+func (s *streams) finish() bool {
+	buf := tcp.NewBuffer(tcp.Bulk)
+	defer buf.Free()
+	return s.conn.Finish(buf.B) && !s.proxy.draining()
+}
+
+func (s *streams) resume() {
+	if s.carry() {
+		return
+	}
+	if s.finish() {
+		if s.serve() {
+			return
+		}
+	} else {
+		_ = s.conn.Close()
+	}
+	s.in.drop()
+	s.proxy.gone(s.track)
 }
 
 // opaque forwards the bytes of a client without identity.
@@ -193,7 +256,7 @@ func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 		return sniff.More, nil
 	}
 	x.FirstByte = time.Since(x.Start)
-	r := in.proxy.startRace(in.conn, &in.in, &connEnd{conn: app, tcp: app})
+	r := in.proxy.startRace(in.track, in.conn, &in.in, &connEnd{conn: app, tcp: app})
 	verdict := r.decide()
 	if verdict == sniff.HTTP1 || verdict == sniff.HTTP2 || verdict == sniff.MeshTLS {
 		if r.stop() && verdict == sniff.HTTP1 {
@@ -208,7 +271,8 @@ func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 	}
 	e := in.edge(x.Protocol)
 	e.open.Add(1)
-	x.BytesSent, x.BytesReceived, err = in.proxy.join(in.track, r.out, r.back, r.ended)
+	_, err = r.join(r.ended)
+	x.BytesSent, x.BytesReceived = r.out.moved.Load(), r.back.moved.Load()
 	in.close(e, &x, app, err)
 	return sniff.More, nil
 }

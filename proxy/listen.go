@@ -58,21 +58,19 @@ func (l *listeners) close() {
 	})
 }
 
-// serve accepts until the listeners are closed. The returned group ends with
-// the last connection.
-func (l *listeners) serve(ctx context.Context, p *Proxy) *sync.WaitGroup {
-	var group sync.WaitGroup
+// serve accepts until the listeners are closed. p.serving ends with the last
+// connection.
+func (l *listeners) serve(ctx context.Context, p *Proxy) {
 	for _, ln := range l.out {
-		group.Go(func() { p.accept(ctx, ln, &group, p.serveOutbound) })
+		p.serving.Go(func() { p.accept(ctx, ln, p.serveOutbound) })
 	}
 	for _, ln := range l.in {
-		group.Go(func() { p.accept(ctx, ln, &group, p.serveInbound) })
+		p.serving.Go(func() { p.accept(ctx, ln, p.serveInbound) })
 	}
 	admin := p.adminServer()
 	for _, ln := range l.admin {
-		group.Go(func() { _ = admin.Serve(ln) })
+		p.serving.Go(func() { _ = admin.Serve(ln) })
 	}
-	return &group
 }
 
 const (
@@ -82,7 +80,7 @@ const (
 
 // accept takes connections off one listener. What stops it from doing so (no
 // file descriptors left) passes; until then it waits rather than spins.
-func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, group *sync.WaitGroup, serve func(context.Context, *tcp.Conn, *tracked)) {
+func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, serve func(context.Context, *tcp.Conn, *tracked) (parked bool)) {
 	for {
 		accepted, err := ln.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
@@ -101,14 +99,21 @@ func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, group *sync.Wai
 		if err != nil {
 			continue
 		}
-		group.Go(func() { p.handle(ctx, conn, serve) })
+		p.serving.Go(func() { p.handle(ctx, conn, serve) })
 	}
 }
 
-// handle is the life of one connection's goroutine.
-func (p *Proxy) handle(ctx context.Context, conn *tcp.Conn, serve func(context.Context, *tcp.Conn, *tracked)) {
+// handle is the life of one connection's goroutine. If the connection is
+// parked, another goroutine will go on and call gone.
+func (p *Proxy) handle(ctx context.Context, conn *tcp.Conn, serve func(context.Context, *tcp.Conn, *tracked) (parked bool)) {
 	t := p.conns.add(conn)
-	defer p.conns.remove(t)
-	serve(ctx, conn, t)
-	_ = conn.Close()
+	if !serve(ctx, conn, t) {
+		p.gone(t)
+	}
+}
+
+// gone ends a connection.
+func (p *Proxy) gone(t *tracked) {
+	_ = t.conn.Close()
+	p.conns.remove(t)
 }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -26,9 +25,13 @@ func acceptTest(t *testing.T, p *Proxy, serve func(context.Context, *tcp.Conn, *
 	if err != nil {
 		t.Fatal(err)
 	}
-	var group sync.WaitGroup
-	group.Go(func() { p.accept(context.Background(), ln.(*net.TCPListener), &group, serve) })
-	return ln.Addr().String(), func() { ln.Close(); group.Wait() }
+	p.serving.Go(func() {
+		p.accept(context.Background(), ln.(*net.TCPListener), func(ctx context.Context, c *tcp.Conn, tr *tracked) bool {
+			serve(ctx, c, tr)
+			return false
+		})
+	})
+	return ln.Addr().String(), func() { ln.Close(); p.serving.Wait() }
 }
 
 func dialTest(t *testing.T, addr string) *net.TCPConn {
@@ -181,11 +184,10 @@ func TestNoFilesLeft(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}
-	var group sync.WaitGroup
 	served := make(chan struct{})
 	begin := time.Now()
-	group.Go(func() {
-		p.accept(context.Background(), ln.(*net.TCPListener), &group, func(context.Context, *tcp.Conn, *tracked) { close(served) })
+	p.serving.Go(func() {
+		p.accept(context.Background(), ln.(*net.TCPListener), func(context.Context, *tcp.Conn, *tracked) bool { close(served); return false })
 	})
 	time.Sleep(10 * acceptBackoff)
 	complaints := strings.Count(lines.take(), "not accepted")
@@ -198,5 +200,5 @@ func TestNoFilesLeft(t *testing.T) {
 		t.Error(err)
 	}
 	ln.Close()
-	group.Wait()
+	p.serving.Wait()
 }

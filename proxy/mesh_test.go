@@ -91,7 +91,7 @@ func newTestProxy(t testing.TB, a *testAuthority, name string, strict bool) *Pro
 	id := mesh.ID{TrustDomain: "test.local", Namespace: "default", Account: name}
 	p := &Proxy{
 		config: Config{Workload: name + "-1", Service: name, ID: id, Strict: strict},
-		log:    slog.New(slog.DiscardHandler), start: time.Now(), silence: testSilence,
+		log:    slog.New(slog.DiscardHandler), start: time.Now(), silence: testSilence, parkAfter: parkAfter,
 	}
 	p.creds.Store(a.credentials(t, id))
 	var err error
@@ -105,29 +105,33 @@ func newTestProxy(t testing.TB, a *testAuthority, name string, strict bool) *Pro
 	return p
 }
 
-// newTestPair puts two proxies in front of the application at app.
-func newTestPair(t testing.TB, app net.Addr, strict bool) *testPair {
+// newTestPair puts two proxies, tuned if need be, in front of the application at app.
+func newTestPair(t testing.TB, app net.Addr, strict bool, tune ...func(*Proxy)) *testPair {
 	t.Helper()
 	authority := newTestAuthority(t)
 	pair := &testPair{client: newTestProxy(t, authority, "client", false), server: newTestProxy(t, authority, "server", strict)}
+	for _, f := range tune {
+		f(pair.client)
+		f(pair.server)
+	}
 	appAddr, err := addrPort(app)
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := serveTest(t, pair.server, func(ctx context.Context, c *tcp.Conn, tr *tracked) {
+	in := serveTest(t, pair.server, func(ctx context.Context, c *tcp.Conn, tr *tracked) bool {
 		i := &inbound{proxy: pair.server, conn: c, track: tr, app: appAddr}
 		i.client.Addr, _ = addrPort(c.RemoteAddr())
-		i.serve(ctx)
+		return i.serve(ctx)
 	})
 	pair.plain = in.String()
 	pair.dest = newTestDestination(pair.client, "server", balance.Spec[endpointKey]{
 		Key: endpointKey{addr: in, id: pair.server.config.ID, workload: "server-1"}, Ready: true,
 	})
 	t.Cleanup(pair.dest.set.Close)
-	pair.addr = serveTest(t, pair.client, func(ctx context.Context, c *tcp.Conn, tr *tracked) {
+	pair.addr = serveTest(t, pair.client, func(ctx context.Context, c *tcp.Conn, tr *tracked) bool {
 		o := &outbound{proxy: pair.client, conn: c, track: tr, dest: pair.dest}
 		o.client, _ = addrPort(c.RemoteAddr())
-		o.serve(ctx)
+		return o.serve(ctx)
 	}).String()
 	return pair
 }
@@ -145,18 +149,17 @@ func newTestDestination(p *Proxy, service string, specs ...balance.Spec[endpoint
 }
 
 // serveTest accepts on a loopback port for the length of the test.
-func serveTest(t testing.TB, p *Proxy, serve func(context.Context, *tcp.Conn, *tracked)) netip.AddrPort {
+func serveTest(t testing.TB, p *Proxy, serve func(context.Context, *tcp.Conn, *tracked) bool) netip.AddrPort {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var group sync.WaitGroup
-	group.Go(func() { p.accept(context.Background(), ln.(*net.TCPListener), &group, serve) })
+	p.serving.Go(func() { p.accept(context.Background(), ln.(*net.TCPListener), serve) })
 	t.Cleanup(func() {
 		ln.Close()
 		p.conns.drain(time.Second)
-		group.Wait()
+		p.serving.Wait()
 	})
 	addr, err := addrPort(ln.Addr())
 	if err != nil {

@@ -25,50 +25,61 @@ type outbound struct {
 
 	opened   *session // while the client was silent; nil if none was
 	openedAt *endpoint
+	parked   bool // by a race that the server won
 }
 
 // serveOutbound tells the story of a connection that the workload makes.
-func (p *Proxy) serveOutbound(ctx context.Context, conn *tcp.Conn, track *tracked) {
+func (p *Proxy) serveOutbound(ctx context.Context, conn *tcp.Conn, track *tracked) (parked bool) {
 	dst, err := origin(conn, mesh.OutboundPort)
 	if err != nil {
 		p.refuseConn(conn, mesh.Outbound, dst, err)
-		return
+		return false
 	}
 	dest, err := p.directory.lookup(ctx, dst)
 	if err != nil {
 		p.refuseConn(conn, mesh.Outbound, dst, err)
-		return
+		return false
 	}
 	if dest == nil {
 		p.passThrough(ctx, conn, track, dst)
-		return
+		return false
 	}
-	defer func() { dest.done(p.now()) }()
 	o := &outbound{proxy: p, conn: conn, track: track, dest: dest}
-	defer o.in.drop()
 	o.client, _ = addrPort(conn.RemoteAddr())
-	o.serve(ctx)
+	if o.serve(ctx) {
+		return true
+	}
+	o.leave()
+	return false
+}
+
+// leave gives back what the connection held.
+func (o *outbound) leave() {
+	o.in.drop()
+	o.dest.done(o.proxy.now())
 }
 
 // serve goes on where it is clear what the destination is.
-func (o *outbound) serve(ctx context.Context) {
+func (o *outbound) serve(ctx context.Context) (parked bool) {
 	verdict := o.dest.hint()
 	if verdict == sniff.More {
 		var err error
 		if verdict, err = o.sniff(ctx); err != nil {
 			o.conn.Reset()
-			return
+			return false
 		}
 	}
 	switch verdict {
 	case sniff.More: // both are silent, or the server spoke first: done by sniff
+		return o.parked
 	case sniff.HTTP1:
 		o.http(ctx)
+		return false
 	case sniff.HTTP2:
 		o.http2(ctx)
-	default:
-		o.opaque(ctx, verdict.Protocol())
+		return false
 	}
+	return o.opaque(ctx, verdict.Protocol())
 }
 
 const (
@@ -118,23 +129,59 @@ func (o *outbound) http(ctx context.Context) {
 }
 
 // opaque forwards bytes to one endpoint.
-func (o *outbound) opaque(ctx context.Context, proto mesh.Protocol) {
+func (o *outbound) opaque(ctx context.Context, proto mesh.Protocol) (parked bool) {
 	x := o.begin(proto)
 	first := o.in.bytes()
 	first = first[:min(len(first), stream.MaxPayload)]
 	s, ep, err := o.open(ctx, first)
 	if err != nil {
 		o.failed(&x, ep, err)
-		return
+		return false
 	}
 	o.in.take(len(first))
 	o.in.release()
 	near := &connEnd{conn: o.conn, tcp: o.conn, in: &o.in}
-	e := ep.Value.edge(proto)
-	e.open.Add(1)
 	x.FirstByte = time.Since(x.Start)
-	x.BytesSent, x.BytesReceived, err = o.proxy.relay(o.track, near, s.end())
-	o.ended(&x, e, s, ep, err)
+	c := o.carry(x, s, ep, o.proxy.newRelay(o.track, near, s.end()))
+	return c.run(c.relay.run)
+}
+
+// carried is a connection on its way to an endpoint.
+type carried struct {
+	*outbound
+	x     mesh.Exchange
+	edge  *edge
+	s     *session
+	ep    *endpoint
+	relay *relay
+}
+
+func (o *outbound) carry(x mesh.Exchange, s *session, ep *endpoint, r *relay) *carried {
+	c := &carried{outbound: o, x: x, edge: ep.Value.edge(x.Protocol), s: s, ep: ep, relay: r}
+	c.edge.open.Add(1)
+	if s.stream != nil {
+		r.parkable(c.resume)
+	}
+	return c
+}
+
+// run relays until the connection ends or is parked.
+func (c *carried) run(relay func() (bool, error)) (parked bool) {
+	parked, err := relay()
+	if parked {
+		return true
+	}
+	c.track.relay.Store(nil)
+	c.x.BytesSent, c.x.BytesReceived = c.relay.out.moved.Load(), c.relay.back.moved.Load()
+	c.ended(&c.x, c.edge, c.s, c.ep, err)
+	return false
+}
+
+func (c *carried) resume() {
+	if !c.run(c.relay.run) {
+		c.leave()
+		c.proxy.gone(c.track)
+	}
 }
 
 // race opens the upstream for a silent client and lets whoever speaks first
@@ -147,7 +194,7 @@ func (o *outbound) race(ctx context.Context) sniff.Verdict {
 		return sniff.More
 	}
 	x.FirstByte = time.Since(x.Start)
-	r := o.proxy.startRace(o.conn, &o.in, s.end())
+	r := o.proxy.startRace(o.track, o.conn, &o.in, s.end())
 	verdict := r.decide()
 	if verdict == sniff.HTTP1 || verdict == sniff.HTTP2 {
 		if r.stop() && verdict == sniff.HTTP1 {
@@ -163,10 +210,8 @@ func (o *outbound) race(ctx context.Context) sniff.Verdict {
 	case r.spoke.Load():
 		o.dest.learned.Store(uint32(sniff.Opaque))
 	}
-	e := ep.Value.edge(x.Protocol)
-	e.open.Add(1)
-	x.BytesSent, x.BytesReceived, err = o.proxy.join(o.track, r.out, r.back, r.ended)
-	o.ended(&x, e, s, ep, err)
+	c := o.carry(x, s, ep, r.relay)
+	o.parked = c.run(func() (bool, error) { return r.join(r.ended) })
 	return sniff.More
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
@@ -65,7 +66,10 @@ type Proxy struct {
 	config    Config
 	log       *slog.Logger
 	start     time.Time
-	silence   time.Duration // see the constant
+	silence   time.Duration // see the constants
+	parkAfter time.Duration
+	serving   sync.WaitGroup // connections
+	parked    atomic.Int64   // how often a relay was
 	creds     mtls.Source
 	certifier *mtls.Certifier
 	directory *directory
@@ -88,7 +92,7 @@ func New(c Config) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{config: c, log: c.Log, start: time.Now(), silence: silence}
+	p := &Proxy{config: c, log: c.Log, start: time.Now(), silence: silence, parkAfter: parkAfter}
 	p.certifier = &mtls.Certifier{ID: c.ID, Control: c.Control, Roots: roots, Token: c.Token, Source: &p.creds, Log: c.Log}
 	return p, nil
 }
@@ -145,7 +149,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	running.Go(func() { p.report(life, tullev1.NewTelemetryClient(control)) })
 	running.Go(func() { _ = p.hangups.run(life) })
 	running.Go(func() { p.sweep(life) })
-	serving := listeners.serve(life, p)
+	listeners.serve(life, p)
 	p.config.Ready()
 	p.log.Info("serving", "workload", p.config.Workload)
 
@@ -153,7 +157,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	listeners.close()
 	p.log.Info("draining", "connections", p.conns.len(), "at most", p.config.Drain)
 	p.conns.drain(p.config.Drain)
-	serving.Wait()
+	p.serving.Wait()
 	return nil
 }
 

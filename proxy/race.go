@@ -40,12 +40,11 @@ func (p *Proxy) detect(c *tcp.Conn, in *inbox, patience time.Duration) (sniff.Ve
 
 // race is between a client that is silent and a server that may speak first.
 type race struct {
-	proxy     *Proxy
-	conn      *tcp.Conn
-	in        *inbox // of conn
-	out, back *flow
-	ended     chan error
-	spoke     atomic.Bool // the server has sent something, rather than ended
+	*relay
+	conn  *tcp.Conn
+	in    *inbox // of conn
+	ended chan error
+	spoke atomic.Bool // the server has sent something, rather than ended
 
 	mu     sync.Mutex
 	winner winner
@@ -64,12 +63,9 @@ const (
 var errAbandoned = errors.New("the bytes are not opaque")
 
 // startRace begins to listen to far.
-func (p *Proxy) startRace(conn *tcp.Conn, in *inbox, far end) *race {
+func (p *Proxy) startRace(t *tracked, conn *tcp.Conn, in *inbox, far end) *race {
 	near := &connEnd{conn: conn, tcp: conn, in: in}
-	r := &race{
-		proxy: p, conn: conn, in: in, ended: make(chan error, 1),
-		out: &flow{dst: far, src: near}, back: &flow{dst: near, src: far},
-	}
+	r := &race{relay: p.newRelay(t, near, far), conn: conn, in: in, ended: make(chan error, 1)}
 	go r.listen()
 	return r
 }
@@ -97,7 +93,15 @@ func (r *race) listen() {
 		r.ended <- errAbandoned
 		return
 	}
-	r.ended <- r.back.runFrom(buf, n, err)
+	if err == nil {
+		err = r.back.deliver(buf, n)
+	}
+	if err != nil {
+		r.back.ended.Store(true)
+		r.ended <- r.back.finish(err)
+		return
+	}
+	r.ended <- r.turn(r.back)
 }
 
 // decide returns More if the server spoke first, else what the client speaks.

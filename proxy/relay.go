@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,48 +100,92 @@ const bulk = stream.HeaderLen + stream.MaxPayload
 type flow struct {
 	dst, src end
 	moved    atomic.Uint64
+	waiting  atomic.Bool // for src, without a byte on the way
+	ended    atomic.Bool
 }
 
-// relay moves bytes both ways until both sides have ended, and returns how
-// many went from near to far and back. Half-closes and resets arrive on the
-// other side as what they are. It leaves the connections open.
+// relay moves bytes both ways between near and far until both sides have
+// ended. Half-closes and resets arrive on the other side as what they are. It
+// leaves the connections open.
+type relay struct {
+	proxy     *Proxy
+	track     *tracked
+	out, back *flow // from near to far, and back
+	parking   *parking
+
+	mu   sync.Mutex
+	over bool
+	near *watched
+	far  *watched
+}
+
+func (p *Proxy) newRelay(t *tracked, near, far end) *relay {
+	return &relay{
+		proxy: p, track: t,
+		out: &flow{dst: far, src: near}, back: &flow{dst: near, src: far},
+	}
+}
+
+// relay runs a relay to its end and returns how many bytes went from near to
+// far and back.
 func (p *Proxy) relay(t *tracked, near, far end) (sent, received uint64, err error) {
-	out, back := &flow{dst: far, src: near}, &flow{dst: near, src: far}
+	r := p.newRelay(t, near, far)
+	_, err = r.run()
+	return r.out.moved.Load(), r.back.moved.Load(), err
+}
+
+// run moves bytes until the relay ends or is parked: see parking.go.
+func (r *relay) run() (parked bool, err error) {
 	ended := make(chan error, 1)
-	go func() { ended <- back.run() }()
-	return p.join(t, out, back, ended)
+	if r.back.ended.Load() {
+		ended <- nil
+	} else {
+		go func() { ended <- r.turn(r.back) }()
+	}
+	return r.join(ended)
 }
 
 // join runs out in this goroutine while back runs in another one.
-func (p *Proxy) join(t *tracked, out, back *flow, ended <-chan error) (sent, received uint64, err error) {
-	near, far := out.src, out.dst
-	t.far.Store(far.under())
-	// A side may be reset while both directions are stuck in writes.
-	var mu sync.Mutex
-	over := false
+func (r *relay) join(ended <-chan error) (parked bool, err error) {
+	r.watch()
+	if !r.out.ended.Load() {
+		err = r.turn(r.out)
+	}
+	back := <-ended
+	if r.park(err, back) {
+		return true, nil
+	}
+	r.mu.Lock()
+	r.over = true
+	r.mu.Unlock()
+	r.proxy.hangups.forget(r.near)
+	r.proxy.hangups.forget(r.far)
+	return false, errors.Join(err, back)
+}
+
+// watch makes a reset of either side end the relay, also while both directions
+// are stuck in writes.
+func (r *relay) watch() {
+	if r.near != nil {
+		return
+	}
+	near, far := r.out.src, r.out.dst
+	r.track.far.Store(far.under())
 	onReset := func(kind uint32) {
 		if kind != hangupReset {
 			return
 		}
 		time.AfterFunc(stuckPatience, func() {
-			mu.Lock()
-			defer mu.Unlock()
-			if !over { // else far may carry another stream by now
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if !r.over { // else far may carry another stream by now
 				near.reset()
 				far.reset()
 			}
 		})
 	}
-	w1 := p.hangups.watch(near.under(), onReset)
-	w2 := p.hangups.watch(far.under(), onReset)
-	err = out.run()
-	err = errors.Join(err, <-ended)
-	mu.Lock()
-	over = true
-	mu.Unlock()
-	p.hangups.forget(w1)
-	p.hangups.forget(w2)
-	return out.moved.Load(), back.moved.Load(), err
+	r.near = r.proxy.hangups.watch(near.under(), onReset)
+	r.far = r.proxy.hangups.watch(far.under(), onReset)
 }
 
 // run moves bytes until src ends or dst does not take them.
@@ -153,9 +198,14 @@ func (f *flow) run() error {
 		return f.finish(err)
 	}
 	for size := tcp.Small; ; {
+		f.waiting.Store(true)
 		buf, n, err := f.src.next(size)
+		f.waiting.Store(false)
 		if err == nil {
 			err = f.deliver(buf, n)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return errParked // nobody else sets a deadline on what is relayed
 		}
 		if err != nil {
 			return f.finish(err)

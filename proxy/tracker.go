@@ -26,6 +26,7 @@ type tracked struct {
 	conn  *tcp.Conn
 	owner *tracker
 	far   atomic.Pointer[tcp.Conn] // what is dialled for it; goes down with it
+	relay atomic.Pointer[relay]    // one that may be parked
 
 	mu          sync.Mutex
 	deadline    int64 // of the tracker's clock; 0: none
@@ -97,6 +98,9 @@ func (t *tracker) tick(now time.Duration) {
 		if tr.deadline != 0 && tr.deadline <= seconds {
 			tr.interruptLocked()
 		}
+		if r := tr.relay.Load(); r != nil {
+			r.sweep(now)
+		}
 	})
 }
 
@@ -123,7 +127,17 @@ func (t *tracker) drain(patience time.Duration) {
 		if far := tr.far.Load(); far != nil {
 			far.Reset()
 		}
+		if r := tr.relay.Load(); r != nil {
+			r.wake()
+		}
 	})
+}
+
+// isOver reports whether the drain has ended: nothing goes on from then.
+func (t *tracker) isOver() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.over
 }
 
 func (t *tracker) each(f func(*tracked)) {

@@ -321,6 +321,24 @@ var scenes = []scene{
 			readHead(r, log) // on the very connection that was opened to see who speaks first
 			send(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 		}},
+	{name: "pauses in both directions", conns: 3,
+		client: func(c *net.TCPConn, log io.Writer) {
+			b := make([]byte, 64<<10)
+			for i := range 8 {
+				time.Sleep(time.Duration(i*7) * time.Millisecond)
+				send(c, "*"+mebibyte[:len(b)-1])
+				_, err := io.ReadFull(c, b)
+				fmt.Fprintf(log, "%x%s\n", sum(b), ending(err))
+			}
+			c.CloseWrite()
+			readAll(c, log)
+		},
+		app: func(c *net.TCPConn, log io.Writer) {
+			n, err := io.Copy(c, c)
+			fmt.Fprintln(log, n, ending(err))
+			time.Sleep(50 * time.Millisecond)
+			send(c, "bye")
+		}},
 	{name: "half-close", conns: 3,
 		client: func(c *net.TCPConn, log io.Writer) {
 			send(c, "*opaque\n"+mebibyte)
@@ -361,6 +379,47 @@ var scenes = []scene{
 			c.SetLinger(0)
 		}},
 	{name: "connect and close", conns: 2, client: func(*net.TCPConn, io.Writer) {}, app: func(c *net.TCPConn, log io.Writer) { readAll(c, log) }},
+}
+
+// With relays that are parked whenever they pause, all must look the same.
+func TestTransparencyParked(t *testing.T) {
+	for _, s := range scenes {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			wantClient, wantApp := s.play(t, func(app net.Addr) (string, func()) { return app.String(), func() {} })
+			var parked int
+			client, app := s.play(t, func(app net.Addr) (string, func()) {
+				p := newTestPair(t, app, false, func(p *Proxy) { p.parkAfter = 0 })
+				stop := make(chan struct{})
+				var ticking sync.WaitGroup
+				for _, proxy := range []*Proxy{p.client, p.server} {
+					ticking.Go(func() {
+						for {
+							select {
+							case <-stop:
+								return
+							case <-time.After(time.Millisecond):
+								proxy.conns.tick(proxy.now())
+							}
+						}
+					})
+				}
+				return p.addr, func() {
+					close(stop)
+					ticking.Wait()
+					parked = int(p.client.parked.Load() + p.server.parked.Load())
+					p.dest.set.Close()
+				}
+			})
+			if client != wantClient {
+				t.Errorf("the client saw\n%s, without the mesh\n%s", client, wantClient)
+			}
+			if app != wantApp {
+				t.Errorf("the application saw\n%s, without the mesh\n%s", app, wantApp)
+			}
+			t.Logf("parked %d times", parked)
+		})
+	}
 }
 
 func TestTransparency(t *testing.T) {

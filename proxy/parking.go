@@ -1,0 +1,214 @@
+package proxy
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A relay of opaque bytes takes a goroutine for each direction, and most
+// connections of databases and queues are idle most of the time. So a relay on
+// which nothing has moved for a while is parked: its goroutines end, and what
+// is left is what it takes to go on once one side has something to say.
+//
+//	        nothing moved for parkAfter          both flows agree
+//	running ---------------------------> asked -----------------> parked
+//	   ^                                   | one goes on             |
+//	   +-----------------------------------+    bytes, end, reset    |
+//	   ^                                                             |
+//	   +-------------------------------------------------------------+
+//
+// Only relays whose one side is a stream of the mesh are parked. The others move
+// their bytes by splice(2), which can't be told to let go at the right moment.
+
+const (
+	parkAfter = 5 * time.Second
+	// agreeing is how long a flow that was asked to end waits for the other one.
+	agreeing = 20 * time.Millisecond
+)
+
+var errParked = errors.New("parked")
+
+// parking is what makes a relay parkable.
+type parking struct {
+	resume func() // goes on, in a goroutine of its own
+
+	last  uint64        // bytes moved when it was looked at last; the sweep's
+	still time.Duration // since when; the sweep's
+
+	asleep atomic.Bool
+
+	mu      sync.Mutex
+	asked   bool
+	stopped int           // flows that wait for the other one
+	agreed  chan struct{} // closed once both have stopped or ended
+}
+
+// parkable lets the relay be parked. resume is called, once for each time that
+// run reports it as parked, when it has to go on: by calling run again.
+func (r *relay) parkable(resume func()) {
+	r.parking = &parking{resume: resume, agreed: make(chan struct{})}
+	r.track.relay.Store(r)
+}
+
+// sweep is told the time once a second and asks a relay to park that has been
+// still for long enough.
+func (r *relay) sweep(now time.Duration) {
+	k := r.parking
+	if k.asleep.Load() {
+		k.still = 0
+		return
+	}
+	if moved := r.out.moved.Load() + r.back.moved.Load(); moved != k.last || k.still == 0 {
+		k.last, k.still = moved, now
+		return
+	}
+	if now-k.still < r.proxy.parkAfter || !r.out.quiet() || !r.back.quiet() {
+		return
+	}
+	k.still = now
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.asked = true
+	r.deadlines(time.Unix(1, 0))
+}
+
+func (f *flow) quiet() bool { return f.ended.Load() || f.waiting.Load() }
+
+func (r *relay) deadlines(t time.Time) {
+	_ = r.out.src.under().SetReadDeadline(t)
+	_ = r.back.src.under().SetReadDeadline(t)
+}
+
+// turn runs a flow until it ends or both agree to park.
+func (r *relay) turn(f *flow) error {
+	for {
+		err := f.run()
+		if err != errParked {
+			f.ended.Store(true)
+			r.agree(false)
+			return err
+		}
+		if r.parking == nil {
+			return f.finish(os.ErrDeadlineExceeded)
+		}
+		if r.agree(true) {
+			return errParked
+		}
+	}
+}
+
+// agree is called by a flow that was asked to stop, or has ended. It reports
+// whether the flow shall stop, because the other one has stopped or ended, too.
+func (r *relay) agree(stop bool) bool {
+	k := r.parking
+	if k == nil {
+		return false
+	}
+	k.mu.Lock()
+	if !k.asked {
+		if stop {
+			r.deadlines(time.Time{})
+		}
+		k.mu.Unlock()
+		return false
+	}
+	if stop {
+		k.stopped++
+	}
+	agreed := k.agreed
+	if k.stopped == r.alive() {
+		close(k.agreed)
+		k.mu.Unlock()
+		return stop
+	}
+	k.mu.Unlock()
+	if !stop {
+		return false
+	}
+	patience := time.NewTimer(agreeing)
+	defer patience.Stop()
+	select {
+	case <-agreed:
+		return true
+	case <-patience.C:
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	select {
+	case <-agreed:
+		return true
+	default: // the other one has something to do: so go on
+		k.asked, k.stopped = false, 0
+		r.deadlines(time.Time{})
+		return false
+	}
+}
+
+// alive returns how many flows have not ended.
+func (r *relay) alive() int {
+	n := 0
+	for _, f := range []*flow{r.out, r.back} {
+		if !f.ended.Load() {
+			n++
+		}
+	}
+	return n
+}
+
+// park puts the relay to sleep if that is how its flows ended. From when it
+// returns true, resume may be running.
+func (r *relay) park(out, back error) bool {
+	if out != errParked && back != errParked {
+		return false
+	}
+	if err := errors.Join(notParked(out), notParked(back)); err != nil {
+		// One was reset just when the other one stopped.
+		r.out.src.reset()
+		r.out.dst.reset()
+		return false
+	}
+	k := r.parking
+	k.mu.Lock()
+	k.asked, k.stopped, k.agreed = false, 0, make(chan struct{})
+	k.mu.Unlock()
+	r.deadlines(time.Time{})
+	r.proxy.serving.Add(1) // for resume
+	r.proxy.parked.Add(1)
+	k.asleep.Store(true)
+	r.proxy.hangups.arm(r.out.src.under(), r.near, r.wake)
+	r.proxy.hangups.arm(r.out.dst.under(), r.far, r.wake)
+	if r.proxy.conns.isOver() {
+		r.wake()
+	}
+	return true
+}
+
+func notParked(err error) error {
+	if err == errParked {
+		return nil
+	}
+	return err
+}
+
+// wake makes a parked relay go on.
+func (r *relay) wake() {
+	if r.parking == nil || !r.parking.asleep.CompareAndSwap(true, false) {
+		return
+	}
+	go func() {
+		defer r.proxy.serving.Done()
+		r.proxy.hangups.disarm(r.out.src.under(), r.near)
+		r.proxy.hangups.disarm(r.out.dst.under(), r.far)
+		r.parking.resume()
+	}()
+}
+
+const (
+	asleepEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT
+	awakeEvents  = unix.EPOLLRDHUP | unix.EPOLLET
+)
