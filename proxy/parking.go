@@ -26,7 +26,7 @@ import (
 // their bytes by splice(2), which can't be told to let go at the right moment.
 
 const (
-	parkAfter = 5 * time.Second
+	parkAfter = 3 * time.Second
 	// agreeing is how long a flow that was asked to end waits for the other one.
 	agreeing = 20 * time.Millisecond
 )
