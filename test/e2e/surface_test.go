@@ -93,7 +93,7 @@ func TestProxyPorts(t *testing.T) {
 				}
 			}
 			// A workload may call itself, by name and by address.
-			self := service{name: "selfish", argv: []string{"bash", "-c", self() + " peer web --name me :8080 & until curl -sS http://selfish:8080/ && curl -sS http://127.0.0.1:8080/; do sleep 0.05; done; kill %1"}}
+			self := service{name: "selfish", argv: []string{"bash", "-c", self() + " peer web --name me :8080 & until curl -fsS http://selfish:8080/ && curl -fsS http://127.0.0.1:8080/; do sleep 0.05; done; kill %1"}}
 			if r := start(t, self.runArgs()...).wait(t); !strings.HasSuffix(r.stdout, "me\nme\n") {
 				t.Errorf("to itself: %s", r)
 			}
