@@ -123,7 +123,9 @@ func TestWorkloadSeesItsOwnNetwork(t *testing.T) {
 
 func TestProxyHasNoPower(t *testing.T) {
 	d := startDaemon(t)
-	c, out, _ := d.config("cat " + filepath.Join(d.run, "workloads/web-1/proxy.log"))
+	// The proxy's last words may reach its log after it has said that it is ready.
+	log := filepath.Join(d.run, "workloads/web-1/proxy.log")
+	c, out, _ := d.config("for i in $(seq 500); do grep -q ^cwd " + log + " && break; sleep 0.02; done; cat " + log)
 	if code, err := Run(t.Context(), c); code != 0 || err != nil {
 		t.Fatal(code, err)
 	}
