@@ -254,18 +254,27 @@ func (o *outbound) ended(x *mesh.Exchange, e *edge, s *session, ep *endpoint, er
 	o.giveBack(s, ep)
 }
 
-// giveBack ends the stream and keeps its connection for the next one.
+// giveBack ends the stream, keeps its connection for the next one, and leaves
+// the endpoint.
 func (o *outbound) giveBack(s *session, ep *endpoint) {
+	s.finish()
+	ep.Leave()
+}
+
+// finish ends the stream of a streamSession, or the connection of one that
+// carries no streams, and keeps for the next stream what can be kept.
+func (s *session) finish() {
 	if s.stream == nil {
 		s.close()
-	} else if buf := tcp.NewBuffer(tcp.Bulk); s.stream.Finish(buf.B) {
-		buf.Free()
-		ep.Value.release(s)
+		return
+	}
+	buf := tcp.NewBuffer(tcp.Bulk)
+	defer buf.Free()
+	if s.stream.Finish(buf.B) {
+		s.up.release(s)
 	} else {
-		buf.Free()
 		s.close()
 	}
-	ep.Leave()
 }
 
 // open opens a connection or stream to an endpoint with first (at most
@@ -325,23 +334,13 @@ func (o *outbound) openAt(ctx context.Context, up *upstream, first []byte) (*ses
 		case err == nil:
 			return s, nil
 		case errors.Is(err, stream.ErrRefused):
-			o.giveBackRefused(s, up)
+			s.finish()
 			return nil, err
 		case !s.reused: // a session that was idle may have been closed just now
 			s.abort()
 			return nil, err
 		}
 		s.abort()
-	}
-}
-
-func (o *outbound) giveBackRefused(s *session, up *upstream) {
-	buf := tcp.NewBuffer(tcp.Bulk)
-	defer buf.Free()
-	if s.stream.Finish(buf.B) {
-		up.release(s)
-	} else {
-		s.close()
 	}
 }
 
