@@ -43,7 +43,7 @@ var postgresScene = scene{
 		shell("copy", `psql -h db -U postgres -qc 'create table c (n int, t text)'
 			for i in $(seq 20000); do echo "$i	MARKER"; done >rows
 			psql -h db -U postgres -c '\copy c from rows' -c '\copy c to back'; cmp rows back && sha256sum <back`),
-		shell("cancel", "psql -h db -U postgres -c \"set statement_timeout = '50ms'\" -c 'select pg_sleep(20)' 2>&1; timeout -s INT 1 psql -h db -U postgres -c 'select pg_sleep(20)' 2>&1"),
+		shell("cancel", "psql -h db -U postgres -c \"set statement_timeout = '50ms'\" -c 'select pg_sleep(20)' 2>&1; timeout --foreground -s INT 1 psql -h db -U postgres -c 'select pg_sleep(20)' 2>&1"),
 		shell("listen", "psql -h db -U postgres -Atc 'listen n' -c \"notify n, 'MARKER'\" 2>&1 | sed 's/PID [0-9]*/PID/'"),
 		shell("pgbench", "pgbench -h db -U postgres -i -s 1 -q postgres 2>&1 | grep -c done; pgbench -h db -U postgres -c 4 -t 50 -C postgres 2>/dev/null | grep -e processed -e failed"),
 	},
