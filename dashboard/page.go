@@ -15,12 +15,18 @@ import (
 //go:embed page
 var pageFiles embed.FS
 
+//go:embed openapi.yaml
+var openAPI []byte
+
 var pageTypes = map[string]string{
 	".html": "text/html; charset=utf-8",
 	".css":  "text/css; charset=utf-8",
 	".js":   "text/javascript; charset=utf-8",
 	".svg":  "image/svg+xml",
 }
+
+// openAPIPath is where the description of the API is.
+const openAPIPath = "/api/v1/openapi.yaml"
 
 type pageFile struct {
 	body        []byte
@@ -42,13 +48,16 @@ func newPage() (page, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the page: %w", err)
 		}
-		digest := sha256.Sum256(body)
-		p["/"+entry.Name()] = pageFile{
-			body: body, contentType: pageTypes[path.Ext(entry.Name())], etag: `"` + hex.EncodeToString(digest[:8]) + `"`,
-		}
+		p["/"+entry.Name()] = newPageFile(body, pageTypes[path.Ext(entry.Name())])
 	}
 	p["/"] = p["/index.html"]
+	p[openAPIPath] = newPageFile(openAPI, "application/yaml")
 	return p, nil
+}
+
+func newPageFile(body []byte, contentType string) pageFile {
+	digest := sha256.Sum256(body)
+	return pageFile{body: body, contentType: contentType, etag: `"` + hex.EncodeToString(digest[:8]) + `"`}
 }
 
 func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
