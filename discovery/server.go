@@ -2,6 +2,8 @@ package discovery
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -24,7 +26,8 @@ type ServerConfig struct {
 	State *State
 	// Caller names who a watch is counted for; nil: all callers are one.
 	Caller func(context.Context) string
-	// WatchLimit bounds the watches of one caller; 0: 4096.
+	// WatchLimit bounds what one caller watches, streams and addresses taken
+	// together; 0: 4096.
 	WatchLimit int
 	Log        *slog.Logger // nil: slog.Default()
 }
@@ -36,7 +39,7 @@ type Server struct {
 	revision atomic.Uint64 // of the last message
 
 	mu      sync.Mutex
-	watches map[string]int // by caller
+	watched map[string]int // streams and addresses, by caller
 }
 
 // NewServer returns a Server.
@@ -50,68 +53,148 @@ func NewServer(config ServerConfig) *Server {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	return &Server{config: config, watches: make(map[string]int)}
+	return &Server{config: config, watched: make(map[string]int)}
 }
 
-// Watch sends what is behind an address, whole, at once and after each change.
-// A caller that reads slowly skips changes and never the newest one.
-func (s *Server) Watch(req *tullev1.WatchRequest, stream grpc.ServerStreamingServer[tullev1.Destination]) error {
-	addr, err := ParseAddress(req.GetAddress())
-	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
+// Watch sends what is behind each address that the caller has added: whole, at
+// once and after each change.
+func (s *Server) Watch(stream grpc.BidiStreamingServer[tullev1.WatchRequest, tullev1.Destination]) error {
+	caller := s.config.Caller(stream.Context())
+	ctx, end := context.WithCancelCause(stream.Context())
+	requests := make(chan *tullev1.WatchRequest)
+	go func() { end(receive(ctx, stream, requests)) }() // ends with the stream, just after this call
+	err := s.follow(ctx, caller, requests, stream.Send)
+	switch {
+	case errors.Is(err, io.EOF): // the caller has said that it is done
+		return nil
+	case status.Code(err) == codes.ResourceExhausted:
+		s.config.Log.Warn("refused a watch", "caller", caller, "reason", err)
 	}
-	ctx := stream.Context()
-	caller := s.config.Caller(ctx)
+	return err
+}
+
+// receive hands over the caller's requests and returns what ended them.
+func receive(ctx context.Context, stream grpc.BidiStreamingServer[tullev1.WatchRequest, tullev1.Destination], requests chan<- *tullev1.WatchRequest) error {
+	for {
+		request, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		select {
+		case requests <- request:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// follow does what requests ask for, and calls send with each new Destination,
+// until ctx ends; it returns why. While send waits for a caller that reads slowly
+// nothing is queued: the next pass sends the newest there is then.
+func (s *Server) follow(ctx context.Context, caller string, requests <-chan *tullev1.WatchRequest, send func(*tullev1.Destination) error) error {
+	w := &watch{server: s, caller: caller, addresses: make(map[string]*watched)}
 	if !s.enter(caller) {
-		s.config.Log.Warn("refused a watch", "caller", caller, "address", addr, "limit", s.config.WatchLimit)
-		return status.Errorf(codes.ResourceExhausted, "%d addresses are watched already", s.config.WatchLimit)
+		return s.tooMany()
 	}
-	defer s.leave(caller)
-	return s.follow(ctx, addr, stream.Send)
-}
-
-// follow calls send with each new Destination of addr until ctx ends.
-func (s *Server) follow(ctx context.Context, addr netip.AddrPort, send func(*tullev1.Destination) error) error {
-	var last Match
-	var sent *tullev1.Destination
+	defer func() { s.leave(caller, 1+len(w.addresses)) }()
 	for {
 		snapshot, changed := s.config.State.Watch()
-		// An unchanged service keeps its pointer: most changes end here, and
-		// 10,000 watches cost as many lookups.
-		if match := snapshot.Match(addr); sent == nil || match != last {
-			last = match
-			d := match.Destination()
-			d.Revision = sent.GetRevision()
-			if sent == nil || !proto.Equal(d, sent) {
-				d.Revision = s.revision.Add(1)
-				if err := send(d); err != nil {
-					return err
-				}
-				sent = d
-			}
+		if err := w.send(snapshot, send); err != nil {
+			return err
 		}
 		select {
 		case <-changed:
+		case request := <-requests:
+			if err := w.change(request); err != nil {
+				return err
+			}
 		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
+			return context.Cause(ctx)
 		}
 	}
+}
+
+// watch is one stream's; only its own goroutine uses it.
+type watch struct {
+	server    *Server
+	caller    string
+	addresses map[string]*watched // by the spelling in which they were added
+}
+
+// watched is one address of a watch and what its watcher knows.
+type watched struct {
+	addr netip.AddrPort
+	sent bool // else nothing is known, and match is zero
+	last Match
+}
+
+// change does what the watcher asks for. What it can't do ends the watch.
+func (w *watch) change(request *tullev1.WatchRequest) error {
+	for _, name := range request.GetDrop() {
+		if w.addresses[name] != nil {
+			delete(w.addresses, name)
+			w.server.leave(w.caller, 1)
+		}
+	}
+	for _, name := range request.GetAdd() {
+		if known := w.addresses[name]; known != nil {
+			known.sent = false
+			continue
+		}
+		addr, err := ParseAddress(name)
+		if err != nil {
+			return status.Error(codes.InvalidArgument, err.Error())
+		}
+		if !w.server.enter(w.caller) {
+			return w.server.tooMany()
+		}
+		w.addresses[name] = &watched{addr: addr}
+	}
+	return nil
+}
+
+// send calls send for each address of which the watcher does not know what
+// snapshot says.
+func (w *watch) send(snapshot *Snapshot, send func(*tullev1.Destination) error) error {
+	for name, a := range w.addresses {
+		// An unchanged service keeps its pointer: most changes end here, and
+		// 10,000 watched addresses cost as many lookups.
+		match := snapshot.Match(a.addr)
+		if a.sent && match == a.last {
+			continue
+		}
+		d := match.Destination()
+		known := a.sent && proto.Equal(d, a.last.Destination())
+		a.sent, a.last = true, match
+		if known {
+			continue
+		}
+		d.Address, d.Revision = name, w.server.revision.Add(1)
+		if err := send(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) tooMany() error {
+	return status.Errorf(codes.ResourceExhausted, "%d addresses are watched already", s.config.WatchLimit)
 }
 
 func (s *Server) enter(caller string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.watches[caller] >= s.config.WatchLimit {
+	if s.watched[caller] >= s.config.WatchLimit {
 		return false
 	}
-	s.watches[caller]++
+	s.watched[caller]++
 	return true
 }
 
-func (s *Server) leave(caller string) {
+func (s *Server) leave(caller string, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.watches[caller]--; s.watches[caller] == 0 {
-		delete(s.watches, caller)
+	if s.watched[caller] -= n; s.watched[caller] == 0 {
+		delete(s.watched, caller)
 	}
 }

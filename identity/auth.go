@@ -22,9 +22,9 @@ import (
 const (
 	maxMessage    = 1 << 20 // bytes; a proxy's report on 1,000 edges has about 300 KiB
 	maxHeaderList = 16 << 10
-	// maxStreams bounds the streams of one connection; a proxy opens one for each
-	// destination its workload has called lately.
-	maxStreams       = 4096
+	// maxStreams bounds the streams of one connection; a proxy has a few watches
+	// and its telemetry.
+	maxStreams       = 100
 	handshakeTimeout = 10 * time.Second
 	// maxConnectionAge makes proxies come back with their newest certificate, so
 	// that neither an expired one nor a removed root lives on in an old stream.

@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"google.golang.org/grpc"
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/mesh"
@@ -22,30 +19,27 @@ import (
 
 const (
 	// maxDestinations bounds what is watched at once; the control plane lets a
-	// proxy have 4096 streams, of which others need some, too.
-	maxDestinations  = 2048
-	firstAnswer      = 5 * time.Second  // how long the first connection to an address waits for discovery
-	destinationIdle  = 10 * time.Minute // unused for so long, a watch is dropped
-	firstWatchRetry  = 100 * time.Millisecond
-	longestWatchWait = 5 * time.Second
+	// proxy have 4096, of which its last stream may still hold a half.
+	maxDestinations = 2000
+	firstAnswer     = 5 * time.Second  // how long the first connection to an address waits for discovery
+	destinationIdle = 10 * time.Minute // unused for so long, an address is watched no more
 )
 
 var errTooManyDestinations = fmt.Errorf("more than %d destinations in use at once", maxDestinations)
 
 // directory knows what is behind the addresses that the workload dials. It asks
-// for an address when it is dialled first, then follows it; without the control
-// plane, the last answer stays.
+// for an address when it is dialled first, then follows it (watch.go); without
+// the control plane, the last answer stays.
 type directory struct {
-	ctx      context.Context // of the proxy's life
 	client   tullev1.DiscoveryClient
 	networks []netip.Prefix
 	log      *slog.Logger
 	now      func() time.Duration
 	newUp    func(d *destination, k endpointKey) *upstream
+	changed  chan struct{} // holds one: known is not what it was
 
-	mu     sync.Mutex
-	known  map[netip.AddrPort]*destination
-	ending sync.WaitGroup
+	mu    sync.Mutex
+	known map[netip.AddrPort]*destination
 }
 
 // endpointKey is what makes an endpoint another one: a new identity behind an
@@ -73,7 +67,6 @@ type destination struct {
 	used    atomic.Int64  // of the proxy's clock
 	inUse   atomic.Int64
 	budget  h2Budget
-	cancel  context.CancelFunc
 }
 
 type destinationFacts struct {
@@ -132,7 +125,7 @@ func (d *destination) done(now time.Duration) {
 // lookup returns what is behind addr; the caller calls done on it. nil without
 // an error means that the mesh has nothing to do with the address.
 func (r *directory) lookup(ctx context.Context, addr netip.AddrPort) (*destination, error) {
-	if !slices.ContainsFunc(r.networks, func(p netip.Prefix) bool { return p.Contains(addr.Addr()) }) {
+	if addr.Port() == 0 || !slices.ContainsFunc(r.networks, func(p netip.Prefix) bool { return p.Contains(addr.Addr()) }) {
 		return nil, nil
 	}
 	d, err := r.destination(addr)
@@ -169,6 +162,7 @@ func (d *destination) await(ctx context.Context) error {
 	}
 }
 
+// destination returns what is known of addr, in use once more.
 func (r *directory) destination(addr netip.AddrPort) (*destination, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -182,34 +176,31 @@ func (r *directory) destination(addr netip.AddrPort) (*destination, error) {
 			New:     func(k endpointKey) *upstream { return r.newUp(d, k) },
 			Release: (*upstream).close,
 		})
-		ctx, cancel := context.WithCancel(r.ctx)
-		d.cancel = cancel
 		if r.known == nil {
 			r.known = map[netip.AddrPort]*destination{}
 		}
 		r.known[addr] = d
-		r.ending.Go(func() { r.follow(ctx, d); d.set.Close() })
+		r.tellChanged()
 	}
 	d.inUse.Add(1)
 	d.used.Store(int64(r.now()))
 	return d, nil
 }
 
-// sweep drops the watches of addresses that nobody dials any more.
+// sweep forgets the addresses that nobody dials any more.
 func (r *directory) sweep() {
 	now := r.now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for addr, d := range r.known {
+	for _, d := range r.known {
 		if d.inUse.Load() == 0 && now-time.Duration(d.used.Load()) > destinationIdle {
-			d.cancel()
-			delete(r.known, addr)
+			r.forgetLocked(d)
 		}
 	}
 }
 
-// evictLocked drops the watch that has been unused for longest, so that a
-// workload that tries many addresses does not lock itself out of the others.
+// evictLocked forgets the address that has been unused for longest, so that a
+// workload that tries many does not lock itself out of the others.
 func (r *directory) evictLocked() bool {
 	var oldest *destination
 	for _, d := range r.known {
@@ -220,9 +211,22 @@ func (r *directory) evictLocked() bool {
 	if oldest == nil {
 		return false
 	}
-	oldest.cancel()
-	delete(r.known, oldest.addr)
+	r.forgetLocked(oldest)
 	return true
+}
+
+func (r *directory) forgetLocked(d *destination) {
+	delete(r.known, d.addr)
+	d.set.Close()
+	r.tellChanged()
+}
+
+// tellChanged lets the watch know that known has changed.
+func (r *directory) tellChanged() {
+	select {
+	case r.changed <- struct{}{}:
+	default: // it will look anyway
+	}
 }
 
 func (r *directory) all() []*destination {
@@ -233,43 +237,6 @@ func (r *directory) all() []*destination {
 		list = append(list, d)
 	}
 	return list
-}
-
-// follow keeps d at what the control plane says until ctx ends.
-func (r *directory) follow(ctx context.Context, d *destination) {
-	wait := firstWatchRetry
-	for ctx.Err() == nil {
-		answered, err := r.watch(ctx, d)
-		if ctx.Err() != nil {
-			return
-		}
-		if answered {
-			wait = firstWatchRetry
-		}
-		r.log.Debug("watch ended; keeping the last answer", "address", d.addr, "error", err)
-		select {
-		case <-time.After(wait/2 + rand.N(wait)):
-		case <-ctx.Done():
-		}
-		wait = min(2*wait, longestWatchWait)
-	}
-}
-
-func (r *directory) watch(ctx context.Context, d *destination) (answered bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := r.client.Watch(ctx, &tullev1.WatchRequest{Address: d.addr.String()}, grpc.WaitForReady(true))
-	if err != nil {
-		return false, err
-	}
-	for {
-		message, err := stream.Recv()
-		if err != nil {
-			return answered, err
-		}
-		answered = true
-		r.adopt(d, message)
-	}
 }
 
 var protocols = map[tullev1.Protocol]mesh.Protocol{

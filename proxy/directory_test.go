@@ -7,7 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,12 +21,12 @@ import (
 	"github.com/tulle-mesh/tulle/proxy/sniff"
 )
 
-// fakeDiscovery answers watches with what the test pushes.
+// fakeDiscovery answers the watch with what the test sends.
 type fakeDiscovery struct {
 	mu      sync.Mutex
 	down    bool
-	watches map[string]*fakeWatch // the newest by address
-	asked   int
+	streams int // how many were asked for
+	newest  *fakeWatch
 }
 
 type fakeWatch struct {
@@ -32,21 +34,47 @@ type fakeWatch struct {
 	ctx      context.Context
 	messages chan *tullev1.Destination
 	broken   chan struct{}
+
+	stuck atomic.Bool // Send waits for the end
+
+	mu       sync.Mutex
+	requests []string
+	watching map[string]bool
 }
 
-func (f *fakeDiscovery) Watch(ctx context.Context, m *tullev1.WatchRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[tullev1.Destination], error) {
+func (f *fakeDiscovery) Watch(ctx context.Context, _ ...grpc.CallOption) (watchStream, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.asked++
+	f.streams++
 	if f.down {
 		return nil, errors.New("nobody is there")
 	}
-	w := &fakeWatch{ctx: ctx, messages: make(chan *tullev1.Destination, 10), broken: make(chan struct{})}
-	if f.watches == nil {
-		f.watches = map[string]*fakeWatch{}
+	f.newest = &fakeWatch{ctx: ctx, messages: make(chan *tullev1.Destination, 10), broken: make(chan struct{}), watching: map[string]bool{}}
+	return f.newest, nil
+}
+
+func (w *fakeWatch) Send(m *tullev1.WatchRequest) error {
+	if w.stuck.Load() {
+		<-w.ctx.Done()
 	}
-	f.watches[m.GetAddress()] = w
-	return w, nil
+	select {
+	case <-w.broken:
+		return io.EOF
+	case <-w.ctx.Done():
+		return io.EOF
+	default:
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, addr := range m.GetDrop() {
+		w.requests = append(w.requests, "-"+addr)
+		delete(w.watching, addr)
+	}
+	for _, addr := range m.GetAdd() {
+		w.requests = append(w.requests, "+"+addr)
+		w.watching[addr] = true
+	}
+	return nil
 }
 
 func (w *fakeWatch) Recv() (*tullev1.Destination, error) {
@@ -60,18 +88,56 @@ func (w *fakeWatch) Recv() (*tullev1.Destination, error) {
 	}
 }
 
-func (f *fakeDiscovery) watch(addr string) *fakeWatch {
+// watch returns the newest stream once everything has come to rest.
+func (f *fakeDiscovery) watch() *fakeWatch {
 	synctest.Wait()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.watches[addr]
+	return f.newest
+}
+
+// asked returns what the newest stream has been asked for, and for no more.
+func (f *fakeDiscovery) asked() string {
+	w := f.watch()
+	if w == nil {
+		return ""
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.requests, " ")
+}
+
+// send tells what is behind addr, if the proxy wants to know.
+func (f *fakeDiscovery) send(addr string, m *tullev1.Destination) {
+	w := f.watch()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.watching[addr] {
+		m.Address = addr
+		w.messages <- m
+	}
 }
 
 func (f *fakeDiscovery) count() int {
 	synctest.Wait()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.asked
+	return f.streams
+}
+
+func (f *fakeDiscovery) newestNow() *fakeWatch {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.newest
+}
+
+func (f *fakeDiscovery) breakDown(w *fakeWatch) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if w == f.newest {
+		close(w.broken)
+		f.newest = nil
+	}
 }
 
 func (f *fakeDiscovery) setDown(down bool) {
@@ -99,13 +165,17 @@ func directoryTest(t *testing.T, f func(t *testing.T, r *directory, fake *fakeDi
 		ctx, cancel := context.WithCancel(context.Background())
 		fake := &fakeDiscovery{}
 		r := &directory{
-			ctx: ctx, client: fake, networks: []netip.Prefix{netip.MustParsePrefix("10.84.0.0/16")}, log: p.log, now: p.now,
-			newUp: func(d *destination, k endpointKey) *upstream { return newUpstream(p, d.service(), k) },
+			client: fake, networks: []netip.Prefix{netip.MustParsePrefix("10.84.0.0/16")}, log: p.log, now: p.now,
+			newUp:   func(d *destination, k endpointKey) *upstream { return newUpstream(p, d.service(), k) },
+			changed: make(chan struct{}, 1),
 		}
+		var running sync.WaitGroup
+		running.Go(func() { r.run(ctx) })
 		f(t, r, fake)
+		all := r.all()
 		cancel()
-		r.ending.Wait()
-		for _, d := range r.all() {
+		running.Wait()
+		for _, d := range all {
 			if n := len(d.set.Endpoints()); n != 0 {
 				t.Errorf("%d endpoints of %s outlive the proxy", n, d.addr)
 			}
@@ -125,7 +195,7 @@ func found(t *testing.T, r *directory, fake *fakeDiscovery, m *tullev1.Destinati
 		d, err := r.lookup(context.Background(), netip.MustParseAddrPort(testVIP))
 		got <- answer{d, err}
 	}()
-	fake.watch(testVIP).messages <- m
+	fake.send(testVIP, m)
 	a := <-got
 	if a.err != nil {
 		t.Fatal(a.err)
@@ -149,8 +219,8 @@ func TestLookupFirstAnswer(t *testing.T) {
 			t.Fatalf("destination %v: %s", d, endpointsOf(d))
 		}
 		// The next one does not wait, nor ask again.
-		if again, err := r.lookup(context.Background(), netip.MustParseAddrPort(testVIP)); again != d || err != nil || fake.count() != 1 {
-			t.Errorf("again: %v, %v; asked %d times", again, err, fake.count())
+		if again, err := r.lookup(context.Background(), netip.MustParseAddrPort(testVIP)); again != d || err != nil || fake.asked() != "+"+testVIP {
+			t.Errorf("again: %v, %v; asked %s", again, err, fake.asked())
 		}
 	})
 }
@@ -165,7 +235,7 @@ func TestPickWaitsForAStartingService(t *testing.T) {
 			t.Errorf("an endpoint that never gets ready: %v after %v", ep, r.now()-start)
 		}
 		start = r.now()
-		time.AfterFunc(time.Second, func() { fake.watch(testVIP).messages <- webAt("10.84.0.2:80") })
+		time.AfterFunc(time.Second, func() { fake.send(testVIP, webAt("10.84.0.2:80")) })
 		if ep := d.pick(context.Background(), r.now, nil); ep == nil || !ep.Ready() || r.now()-start != time.Second {
 			t.Errorf("one that gets ready after a second: %v after %v", ep, r.now()-start)
 		}
@@ -178,7 +248,7 @@ func TestPickWaitsForAStartingService(t *testing.T) {
 
 func TestLookupOutsideTheMesh(t *testing.T) {
 	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
-		for _, addr := range []string{"192.0.2.1:80", "[2001:db8::1]:80", "127.0.0.1:80"} {
+		for _, addr := range []string{"192.0.2.1:80", "[2001:db8::1]:80", "127.0.0.1:80", "10.84.128.1:0"} {
 			if d, err := r.lookup(context.Background(), netip.MustParseAddrPort(addr)); d != nil || err != nil {
 				t.Errorf("%s: %v, %v", addr, d, err)
 			}
@@ -238,10 +308,10 @@ func TestWatchFollowsAndKeepsTheLastAnswer(t *testing.T) {
 	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
 		d := found(t, r, fake, webAt("10.84.0.2:80"))
 		first := d.set.Endpoints()[0]
-		watch := fake.watch(testVIP)
+		watch := fake.watch()
 		more := webAt("10.84.0.2:80", "10.84.0.3:80")
 		more.Endpoints[1].Ready, more.Protocol = false, tullev1.Protocol_PROTOCOL_TCP
-		watch.messages <- more
+		fake.send(testVIP, more)
 		if got := endpointsOf(d); got != "10.84.0.2:80 web web-1 true;10.84.0.3:80 web web-2 false;" || d.hint() != sniff.Opaque {
 			t.Errorf("then %s, hint %v", got, d.hint())
 		}
@@ -256,7 +326,7 @@ func TestWatchFollowsAndKeepsTheLastAnswer(t *testing.T) {
 		}
 		fake.setDown(false)
 		time.Sleep(2 * longestWatchWait)
-		fake.watch(testVIP).messages <- webAt("10.84.0.9:80")
+		fake.send(testVIP, webAt("10.84.0.9:80"))
 		if got := endpointsOf(d); got != "10.84.0.9:80 web web-1 true;" {
 			t.Errorf("after it came back: %s", got)
 		}
@@ -299,7 +369,7 @@ func TestAnotherIdentityIsAnotherEndpoint(t *testing.T) {
 		old := d.set.Endpoints()[0]
 		m := webAt("10.84.0.2:80")
 		m.Endpoints[0].Identity = "spiffe://test.local/ns/default/sa/db"
-		fake.watch(testVIP).messages <- m
+		fake.send(testVIP, m)
 		if got := endpointsOf(d); got != "10.84.0.2:80 db web-1 true;" {
 			t.Fatal(got)
 		}
@@ -315,10 +385,182 @@ func TestAnotherIdentityIsAnotherEndpoint(t *testing.T) {
 		}
 		m = webAt("10.84.0.2:80")
 		m.Endpoints[0].Identity = ""
-		fake.watch(testVIP).messages <- m
+		fake.send(testVIP, m)
 		synctest.Wait()
 		if plain := d.set.Endpoints()[0]; plain == now || plain.Value.security != mesh.Plaintext || now.Value.security != mesh.MutualTLS {
 			t.Error("not another endpoint without an identity")
+		}
+	})
+}
+
+// All addresses share a stream, which is there while there are any.
+func TestOneStreamForAllAddresses(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		if synctest.Wait(); fake.count() != 0 {
+			t.Error("a stream for nothing")
+		}
+		destinations := map[string]*destination{}
+		dial := func(addr string) {
+			t.Helper()
+			d, err := r.destination(netip.MustParseAddrPort(addr))
+			if err != nil {
+				t.Fatal(err)
+			}
+			destinations[addr] = d
+		}
+		check := func(what, want string, streams int) {
+			t.Helper()
+			if got := fake.asked(); got != want || fake.count() != streams {
+				t.Errorf("%s: asked %q on stream %d, want %q on %d", what, got, fake.count(), want, streams)
+			}
+		}
+		dial("10.84.128.1:80")
+		check("the first", "+10.84.128.1:80", 1)
+		dial("10.84.128.2:80")
+		check("the second", "+10.84.128.1:80 +10.84.128.2:80", 1)
+		fake.send("10.84.128.2:80", webAt("10.84.0.2:80"))
+		fake.send("10.84.128.1:80", webAt("10.84.0.1:80"))
+		if a, b := endpointsOf(destinations["10.84.128.1:80"]), endpointsOf(destinations["10.84.128.2:80"]); a != "10.84.0.1:80 web web-1 true;" || b != "10.84.0.2:80 web web-1 true;" {
+			t.Errorf("%s and %s", a, b)
+		}
+		destinations["10.84.128.1:80"].done(r.now())
+		time.Sleep(destinationIdle + time.Second)
+		r.sweep()
+		check("one is idle", "+10.84.128.1:80 +10.84.128.2:80 -10.84.128.1:80", 1)
+
+		dial("10.84.128.3:80")
+		synctest.Wait()
+		close(fake.watch().broken)
+		time.Sleep(time.Second)
+		if got := fake.asked(); fake.count() != 2 || got != "+10.84.128.2:80 +10.84.128.3:80" && got != "+10.84.128.3:80 +10.84.128.2:80" {
+			t.Errorf("a new stream, number %d, is asked %q", fake.count(), got)
+		}
+
+		destinations["10.84.128.2:80"].done(r.now())
+		destinations["10.84.128.3:80"].done(r.now())
+		time.Sleep(destinationIdle + time.Second)
+		r.sweep()
+		synctest.Wait()
+		if fake.watch().ctx.Err() == nil {
+			t.Error("the stream outlives its last address")
+		}
+		time.Sleep(time.Hour)
+		dial("10.84.128.1:80")
+		check("another one later", "+10.84.128.1:80", 3)
+	})
+}
+
+// An address that is forgotten and dialled again in one breath is asked for
+// again: who dials it waits for the first answer.
+func TestForgottenAndDialledAgain(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		old := found(t, r, fake, webAt("10.84.0.2:80"))
+		r.mu.Lock()
+		r.forgetLocked(old)
+		r.mu.Unlock()
+		if d := found(t, r, fake, webAt("10.84.0.3:80")); d == old || endpointsOf(d) != "10.84.0.3:80 web web-1 true;" {
+			t.Error("the old one")
+		}
+		if n := len(old.set.Endpoints()); n != 0 {
+			t.Errorf("%d endpoints of what was forgotten", n)
+		}
+		if got := strings.Count(fake.asked(), "+"+testVIP); got != 2 && fake.count() != 2 {
+			t.Errorf("asked %q", fake.asked())
+		}
+	})
+}
+
+// A control plane that reads nothing holds up who needs an answer, and nobody else.
+func TestControlPlaneThatIsStuck(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		found(t, r, fake, webAt("10.84.0.2:80"))
+		fake.watch().stuck.Store(true)
+		begin := time.Now()
+		if d, err := r.lookup(context.Background(), netip.MustParseAddrPort("10.84.128.2:80")); d != nil || !errors.Is(err, errNoAnswer) || time.Since(begin) != firstAnswer {
+			t.Errorf("%v, %v after %v", d, err, time.Since(begin))
+		}
+		begin = time.Now()
+		if d, err := r.lookup(context.Background(), netip.MustParseAddrPort(testVIP)); d == nil || err != nil || time.Since(begin) != 0 {
+			t.Errorf("a known one: %v, %v after %v", d, err, time.Since(begin))
+		}
+		fake.send(testVIP, webAt("10.84.0.3:80"))
+		if got := endpointsOf(r.at(netip.MustParseAddrPort(testVIP))); got != "10.84.0.3:80 web web-1 true;" {
+			t.Errorf("its next answer: %s", got)
+		}
+	})
+}
+
+func TestAnswersNobodyAskedFor(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		d := found(t, r, fake, webAt("10.84.0.2:80"))
+		stray := webAt("10.84.0.9:80")
+		stray.Address = "10.84.128.9:80"
+		fake.watch().messages <- stray
+		if n := len(r.all()); n != 1 || endpointsOf(d) != "10.84.0.2:80 web web-1 true;" {
+			t.Errorf("of another address: %d known, %s", n, endpointsOf(d))
+		}
+		stray = webAt("10.84.0.9:80")
+		stray.Address = "web.mesh:80"
+		fake.watch().messages <- stray
+		synctest.Wait()
+		time.Sleep(time.Second)
+		if fake.count() != 2 || fake.asked() != "+"+testVIP || endpointsOf(d) != "10.84.0.2:80 web web-1 true;" {
+			t.Errorf("of no address: asked %q on stream %d; %s", fake.asked(), fake.count(), endpointsOf(d))
+		}
+	})
+}
+
+// Answers, sweeps and dials at once; the race detector watches.
+func TestDirectoryUnderChange(t *testing.T) {
+	directoryTest(t, func(t *testing.T, r *directory, fake *fakeDiscovery) {
+		addrs := []string{"10.84.128.1:80", "10.84.128.2:80", "10.84.128.3:80"}
+		var group sync.WaitGroup
+		for _, addr := range addrs {
+			group.Go(func() {
+				for i := range 200 {
+					d, err := r.destination(netip.MustParseAddrPort(addr))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					time.Sleep(time.Duration(i) * time.Millisecond)
+					d.done(r.now())
+					if i%3 == 0 {
+						time.Sleep(destinationIdle + time.Second)
+						r.sweep()
+					}
+				}
+			})
+		}
+		group.Go(func() {
+			for i := range 2000 {
+				if w := fake.newestNow(); w != nil {
+					m := webAt(fmt.Sprintf("10.84.0.%d:80", i%250+1))
+					m.Address = addrs[i%3]
+					select {
+					case w.messages <- m:
+					case <-w.ctx.Done():
+					}
+					if i%100 == 99 {
+						fake.breakDown(w)
+					}
+				}
+				time.Sleep(time.Minute / 2)
+			}
+		})
+		group.Wait()
+		for _, addr := range addrs {
+			if d, err := r.destination(netip.MustParseAddrPort(addr)); err != nil || d.inUse.Load() != 1 {
+				t.Errorf("%s: %v, in use by %d", addr, err, d.inUse.Load())
+			}
+		}
+		w := fake.watch()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, addr := range addrs {
+			if !w.watching[addr] {
+				t.Errorf("%s is not watched", addr)
+			}
 		}
 	})
 }
@@ -336,7 +578,7 @@ func TestIdleDestinationsAreDropped(t *testing.T) {
 		if len(r.all()) != 1 {
 			t.Fatal("dropped just after its last use")
 		}
-		watch := fake.watch(testVIP)
+		watch := fake.watch()
 		time.Sleep(destinationIdle + time.Second)
 		r.sweep()
 		synctest.Wait()

@@ -139,12 +139,13 @@ func (p *Proxy) Run(ctx context.Context) error {
 	defer func() {
 		end()
 		running.Wait()
-		p.directory.ending.Wait()
 	}()
 	p.directory = &directory{
-		ctx: life, client: tullev1.NewDiscoveryClient(control), networks: p.config.Networks, log: p.log, now: p.now,
-		newUp: func(d *destination, k endpointKey) *upstream { return newUpstream(p, d.service(), k) },
+		client: tullev1.NewDiscoveryClient(control), networks: p.config.Networks, log: p.log, now: p.now,
+		newUp:   func(d *destination, k endpointKey) *upstream { return newUpstream(p, d.service(), k) },
+		changed: make(chan struct{}, 1),
 	}
+	running.Go(func() { p.directory.run(life) })
 	running.Go(func() { _ = p.certifier.Run(life, control) })
 	running.Go(func() { p.report(life, tullev1.NewTelemetryClient(control)) })
 	running.Go(func() { _ = p.hangups.run(life) })

@@ -75,9 +75,12 @@ func (Protocol) EnumDescriptor() ([]byte, []int) {
 	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{0}
 }
 
+// WatchRequest changes what a watch is about. Addresses are what the workload
+// dialled, "10.84.128.1:8080" or "[fd84::1]:8080".
 type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // what the workload dialled, "10.84.128.1:8080" or "[fd84::1]:8080"
+	Add           []string               `protobuf:"bytes,1,rep,name=add,proto3" json:"add,omitempty"`   // one that was added before is sent again
+	Drop          []string               `protobuf:"bytes,2,rep,name=drop,proto3" json:"drop,omitempty"` // before the additions; one that was never added is no mistake
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,20 +115,28 @@ func (*WatchRequest) Descriptor() ([]byte, []int) {
 	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *WatchRequest) GetAddress() string {
+func (x *WatchRequest) GetAdd() []string {
 	if x != nil {
-		return x.Address
+		return x.Add
 	}
-	return ""
+	return nil
+}
+
+func (x *WatchRequest) GetDrop() []string {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
 }
 
 type Destination struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // grows with every message of one control plane's life
-	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`    // "web"; empty: nothing of the mesh, pass through untouched
-	Namespace     string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Protocol      Protocol               `protobuf:"varint,4,opt,name=protocol,proto3,enum=tulle.v1.Protocol" json:"protocol,omitempty"` // what the owner declared; PROTOCOL_UNSPECIFIED: find out
-	Endpoints     []*Endpoint            `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`    // as it was added
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // grows with every message of one control plane's life
+	Service       string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`    // "web"; empty: nothing of the mesh, pass through untouched
+	Namespace     string                 `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Protocol      Protocol               `protobuf:"varint,5,opt,name=protocol,proto3,enum=tulle.v1.Protocol" json:"protocol,omitempty"` // what the owner declared; PROTOCOL_UNSPECIFIED: find out
+	Endpoints     []*Endpoint            `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -158,6 +169,13 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
 	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Destination) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
 }
 
 func (x *Destination) GetRevision() uint64 {
@@ -267,15 +285,17 @@ var File_tulle_v1_discovery_proto protoreflect.FileDescriptor
 
 const file_tulle_v1_discovery_proto_rawDesc = "" +
 	"\n" +
-	"\x18tulle/v1/discovery.proto\x12\btulle.v1\"(\n" +
-	"\fWatchRequest\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress\"\xc3\x01\n" +
-	"\vDestination\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
-	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1c\n" +
-	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12.\n" +
-	"\bprotocol\x18\x04 \x01(\x0e2\x12.tulle.v1.ProtocolR\bprotocol\x120\n" +
-	"\tendpoints\x18\x05 \x03(\v2\x12.tulle.v1.EndpointR\tendpoints\"r\n" +
+	"\x18tulle/v1/discovery.proto\x12\btulle.v1\"4\n" +
+	"\fWatchRequest\x12\x10\n" +
+	"\x03add\x18\x01 \x03(\tR\x03add\x12\x12\n" +
+	"\x04drop\x18\x02 \x03(\tR\x04drop\"\xdd\x01\n" +
+	"\vDestination\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x18\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12.\n" +
+	"\bprotocol\x18\x05 \x01(\x0e2\x12.tulle.v1.ProtocolR\bprotocol\x120\n" +
+	"\tendpoints\x18\x06 \x03(\v2\x12.tulle.v1.EndpointR\tendpoints\"r\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bidentity\x18\x02 \x01(\tR\bidentity\x12\x1a\n" +
@@ -285,9 +305,9 @@ const file_tulle_v1_discovery_proto_rawDesc = "" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePROTOCOL_HTTP1\x10\x01\x12\x12\n" +
 	"\x0ePROTOCOL_HTTP2\x10\x02\x12\x10\n" +
-	"\fPROTOCOL_TCP\x10\x032E\n" +
-	"\tDiscovery\x128\n" +
-	"\x05Watch\x12\x16.tulle.v1.WatchRequest\x1a\x15.tulle.v1.Destination0\x01B2Z0github.com/tulle-mesh/tulle/api/tulle/v1;tullev1b\x06proto3"
+	"\fPROTOCOL_TCP\x10\x032G\n" +
+	"\tDiscovery\x12:\n" +
+	"\x05Watch\x12\x16.tulle.v1.WatchRequest\x1a\x15.tulle.v1.Destination(\x010\x01B2Z0github.com/tulle-mesh/tulle/api/tulle/v1;tullev1b\x06proto3"
 
 var (
 	file_tulle_v1_discovery_proto_rawDescOnce sync.Once

@@ -28,9 +28,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type DiscoveryClient interface {
-	// Watch sends what is behind an address, whole, at once and whenever it
-	// changes. An address that nothing is known of yields a Destination without a service.
-	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Destination], error)
+	// Watch sends what is behind each address that the caller has added: whole, at
+	// once and whenever it changes. Who reads slowly skips changes, never the
+	// newest. An address that nothing is known of yields a Destination without a
+	// service. A mistake in a request ends the whole watch.
+	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, Destination], error)
 }
 
 type discoveryClient struct {
@@ -41,32 +43,28 @@ func NewDiscoveryClient(cc grpc.ClientConnInterface) DiscoveryClient {
 	return &discoveryClient{cc}
 }
 
-func (c *discoveryClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Destination], error) {
+func (c *discoveryClient) Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, Destination], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Discovery_ServiceDesc.Streams[0], Discovery_Watch_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
 	x := &grpc.GenericClientStream[WatchRequest, Destination]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Discovery_WatchClient = grpc.ServerStreamingClient[Destination]
+type Discovery_WatchClient = grpc.BidiStreamingClient[WatchRequest, Destination]
 
 // DiscoveryServer is the server API for Discovery service.
 // All implementations must embed UnimplementedDiscoveryServer
 // for forward compatibility.
 type DiscoveryServer interface {
-	// Watch sends what is behind an address, whole, at once and whenever it
-	// changes. An address that nothing is known of yields a Destination without a service.
-	Watch(*WatchRequest, grpc.ServerStreamingServer[Destination]) error
+	// Watch sends what is behind each address that the caller has added: whole, at
+	// once and whenever it changes. Who reads slowly skips changes, never the
+	// newest. An address that nothing is known of yields a Destination without a
+	// service. A mistake in a request ends the whole watch.
+	Watch(grpc.BidiStreamingServer[WatchRequest, Destination]) error
 	mustEmbedUnimplementedDiscoveryServer()
 }
 
@@ -77,7 +75,7 @@ type DiscoveryServer interface {
 // pointer dereference when methods are called.
 type UnimplementedDiscoveryServer struct{}
 
-func (UnimplementedDiscoveryServer) Watch(*WatchRequest, grpc.ServerStreamingServer[Destination]) error {
+func (UnimplementedDiscoveryServer) Watch(grpc.BidiStreamingServer[WatchRequest, Destination]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedDiscoveryServer) mustEmbedUnimplementedDiscoveryServer() {}
@@ -102,15 +100,11 @@ func RegisterDiscoveryServer(s grpc.ServiceRegistrar, srv DiscoveryServer) {
 }
 
 func _Discovery_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(WatchRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(DiscoveryServer).Watch(m, &grpc.GenericServerStream[WatchRequest, Destination]{ServerStream: stream})
+	return srv.(DiscoveryServer).Watch(&grpc.GenericServerStream[WatchRequest, Destination]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Discovery_WatchServer = grpc.ServerStreamingServer[Destination]
+type Discovery_WatchServer = grpc.BidiStreamingServer[WatchRequest, Destination]
 
 // Discovery_ServiceDesc is the grpc.ServiceDesc for Discovery service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -124,6 +118,7 @@ var Discovery_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Watch",
 			Handler:       _Discovery_Watch_Handler,
 			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "tulle/v1/discovery.proto",
