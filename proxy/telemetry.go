@@ -15,10 +15,12 @@ import (
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/sniff"
 )
 
 const (
 	reportEvery   = time.Second
+	slowestReport = 10 * time.Second
 	reportAgain   = time.Second // after the stream broke
 	goodbyeWithin = 500 * time.Millisecond
 	tapQueue      = 256
@@ -30,6 +32,7 @@ const (
 	// The control plane takes messages of 1 MiB, and 4096 endpoints in one.
 	reportBytes  = 512 << 10
 	maxEndpoints = 2048
+	maxVerdicts  = 256
 )
 
 // report streams figures to the control plane until ctx ends. Losing the
@@ -55,6 +58,7 @@ type attachment struct {
 	mu   sync.Mutex
 	taps map[uint64]*tap
 
+	pace       chan time.Duration // how often to report, once the control plane has said so
 	events     chan *tullev1.ProxyMessage
 	forwarding sync.WaitGroup // a goroutine for each tap
 }
@@ -76,7 +80,7 @@ func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) erro
 	}
 	// A control plane that takes nothing must not hold up the end.
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(goodbyeWithin, cancel) })()
-	a := &attachment{proxy: p, stream: stream, sent: map[*edge]edgeState{}, taps: map[uint64]*tap{}, events: make(chan *tullev1.ProxyMessage, tapQueue)}
+	a := &attachment{proxy: p, stream: stream, sent: map[*edge]edgeState{}, taps: map[uint64]*tap{}, pace: make(chan time.Duration, 1), events: make(chan *tullev1.ProxyMessage, tapQueue)}
 	var commands sync.WaitGroup
 	commands.Go(func() { end(a.obey(life)) })
 	defer a.forwarding.Wait()
@@ -100,7 +104,7 @@ func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) erro
 		if ctx.Err() != nil {
 			return a.sayGoodbye(life)
 		}
-		if err := a.forwardEvents(ctx, life, tick.C); err != nil {
+		if err := a.forwardEvents(ctx, life, tick); err != nil {
 			return err
 		}
 	}
@@ -118,7 +122,7 @@ func (a *attachment) sayGoodbye(life context.Context) error {
 
 // forwardEvents sends tap events until the next report is due, or the last one
 // because ctx ends.
-func (a *attachment) forwardEvents(ctx, life context.Context, due <-chan time.Time) error {
+func (a *attachment) forwardEvents(ctx, life context.Context, tick *time.Ticker) error {
 	for {
 		select {
 		case <-life.Done():
@@ -129,7 +133,9 @@ func (a *attachment) forwardEvents(ctx, life context.Context, due <-chan time.Ti
 			if err := a.stream.Send(m); err != nil {
 				return err
 			}
-		case <-due:
+		case d := <-a.pace:
+			tick.Reset(d)
+		case <-tick.C:
 			return nil
 		}
 	}
@@ -147,8 +153,19 @@ func (a *attachment) obey(ctx context.Context) error {
 			a.startTap(ctx, m.TapStart)
 		case *tullev1.ControlMessage_TapStop:
 			a.stopTap(m.TapStop.GetId())
+		case *tullev1.ControlMessage_Pace:
+			a.setPace(time.Duration(m.Pace.GetReportEveryMs()) * time.Millisecond)
 		}
 	}
+}
+
+// setPace hands the newest wish to the goroutine that reports.
+func (a *attachment) setPace(every time.Duration) {
+	select {
+	case <-a.pace:
+	default:
+	}
+	a.pace <- min(max(every, reportEvery), slowestReport) // nobody else sends
 }
 
 func (a *attachment) startTap(ctx context.Context, m *tullev1.TapStart) {
@@ -261,10 +278,13 @@ func (p *Proxy) describe(r *tullev1.Report) {
 	r.Proxy = &tullev1.ProxyStats{
 		RssBytes: rss(), OpenConnections: uint32(p.conns.len()), WatchedDestinations: uint32(len(known)),
 	}
-	if end := p.notAfter(); !end.IsZero() {
-		r.Proxy.CertNotAfterUnix = end.Unix()
+	if c := p.creds.Load(); c != nil {
+		r.Proxy.CertNotAfterUnix, r.Proxy.CertAuthorityKeyId = c.Leaf.Leaf.NotAfter.Unix(), c.Leaf.Leaf.AuthorityKeyId
 	}
 	for _, d := range known {
+		if v := d.verdict(); v != nil && len(r.Verdicts) < maxVerdicts {
+			r.Verdicts = append(r.Verdicts, v)
+		}
 		for _, ep := range d.set.Endpoints() {
 			if len(r.Endpoints) == maxEndpoints {
 				return
@@ -275,6 +295,29 @@ func (p *Proxy) describe(r *tullev1.Report) {
 			})
 		}
 	}
+}
+
+// verdict says what connections to the destination are taken to speak; nil
+// where nothing is known beforehand.
+func (d *destination) verdict() *tullev1.Verdict {
+	facts := d.facts.Load()
+	if facts == nil || facts.service == "" {
+		return nil
+	}
+	v := &tullev1.Verdict{Address: d.addr.String(), Service: facts.service}
+	spoken, reason := d.hint(), "declared for the service"
+	if spoken == sniff.More {
+		switch spoken = sniff.Verdict(d.learned.Load()); spoken {
+		case sniff.More:
+			return nil
+		case sniff.Opaque:
+			reason = "the server speaks first"
+		default:
+			reason = "the first bytes of the last client"
+		}
+	}
+	v.Protocol, v.Reason = spoken.Protocol().String(), reason
+	return v
 }
 
 // edgeMessage describes one edge. Its requests are the sum of their outcomes,

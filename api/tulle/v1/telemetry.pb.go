@@ -196,6 +196,7 @@ type Report struct {
 	Edges         []*Edge                `protobuf:"bytes,1,rep,name=edges,proto3" json:"edges,omitempty"`
 	Proxy         *ProxyStats            `protobuf:"bytes,2,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	Endpoints     []*EndpointStats       `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Verdicts      []*Verdict             `protobuf:"bytes,4,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,12 +252,20 @@ func (x *Report) GetEndpoints() []*EndpointStats {
 	return nil
 }
 
+func (x *Report) GetVerdicts() []*Verdict {
+	if x != nil {
+		return x.Verdicts
+	}
+	return nil
+}
+
 type ProxyStats struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	CertNotAfterUnix    int64                  `protobuf:"varint,1,opt,name=cert_not_after_unix,json=certNotAfterUnix,proto3" json:"cert_not_after_unix,omitempty"`
 	RssBytes            uint64                 `protobuf:"varint,2,opt,name=rss_bytes,json=rssBytes,proto3" json:"rss_bytes,omitempty"`
 	OpenConnections     uint32                 `protobuf:"varint,3,opt,name=open_connections,json=openConnections,proto3" json:"open_connections,omitempty"`
 	WatchedDestinations uint32                 `protobuf:"varint,4,opt,name=watched_destinations,json=watchedDestinations,proto3" json:"watched_destinations,omitempty"`
+	CertAuthorityKeyId  []byte                 `protobuf:"bytes,5,opt,name=cert_authority_key_id,json=certAuthorityKeyId,proto3" json:"cert_authority_key_id,omitempty"` // which root signed the certificate in use
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -319,6 +328,82 @@ func (x *ProxyStats) GetWatchedDestinations() uint32 {
 	return 0
 }
 
+func (x *ProxyStats) GetCertAuthorityKeyId() []byte {
+	if x != nil {
+		return x.CertAuthorityKeyId
+	}
+	return nil
+}
+
+// Verdict is what the connections to a destination are taken to speak.
+type Verdict struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // as dialled, "10.84.128.1:8080"
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Protocol      string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"` // "http/1", "http/2", "tcp"
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`     // a few words for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verdict) Reset() {
+	*x = Verdict{}
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verdict) ProtoMessage() {}
+
+func (x *Verdict) ProtoReflect() protoreflect.Message {
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
+func (*Verdict) Descriptor() ([]byte, []int) {
+	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Verdict) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Verdict) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Verdict) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Verdict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Edge is one kind of traffic between this proxy's workload and another party.
 // Its key is every field up to `protocol`.
 type Edge struct {
@@ -344,7 +429,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[4]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +441,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[4]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +454,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{4}
+	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Edge) GetInbound() bool {
@@ -489,7 +574,7 @@ type Histogram struct {
 
 func (x *Histogram) Reset() {
 	*x = Histogram{}
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[5]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +586,7 @@ func (x *Histogram) String() string {
 func (*Histogram) ProtoMessage() {}
 
 func (x *Histogram) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[5]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +599,7 @@ func (x *Histogram) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Histogram.ProtoReflect.Descriptor instead.
 func (*Histogram) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{5}
+	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Histogram) GetBucket() []uint32 {
@@ -553,7 +638,7 @@ type EndpointStats struct {
 
 func (x *EndpointStats) Reset() {
 	*x = EndpointStats{}
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[6]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +650,7 @@ func (x *EndpointStats) String() string {
 func (*EndpointStats) ProtoMessage() {}
 
 func (x *EndpointStats) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[6]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +663,7 @@ func (x *EndpointStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointStats.ProtoReflect.Descriptor instead.
 func (*EndpointStats) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{6}
+	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EndpointStats) GetService() string {
@@ -629,6 +714,7 @@ type ControlMessage struct {
 	//
 	//	*ControlMessage_TapStart
 	//	*ControlMessage_TapStop
+	//	*ControlMessage_Pace
 	Message       isControlMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -636,7 +722,7 @@ type ControlMessage struct {
 
 func (x *ControlMessage) Reset() {
 	*x = ControlMessage{}
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[7]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +734,7 @@ func (x *ControlMessage) String() string {
 func (*ControlMessage) ProtoMessage() {}
 
 func (x *ControlMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[7]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +747,7 @@ func (x *ControlMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlMessage.ProtoReflect.Descriptor instead.
 func (*ControlMessage) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{7}
+	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ControlMessage) GetMessage() isControlMessage_Message {
@@ -689,6 +775,15 @@ func (x *ControlMessage) GetTapStop() *TapStop {
 	return nil
 }
 
+func (x *ControlMessage) GetPace() *Pace {
+	if x != nil {
+		if x, ok := x.Message.(*ControlMessage_Pace); ok {
+			return x.Pace
+		}
+	}
+	return nil
+}
+
 type isControlMessage_Message interface {
 	isControlMessage_Message()
 }
@@ -701,9 +796,60 @@ type ControlMessage_TapStop struct {
 	TapStop *TapStop `protobuf:"bytes,2,opt,name=tap_stop,json=tapStop,proto3,oneof"`
 }
 
+type ControlMessage_Pace struct {
+	Pace *Pace `protobuf:"bytes,3,opt,name=pace,proto3,oneof"`
+}
+
 func (*ControlMessage_TapStart) isControlMessage_Message() {}
 
 func (*ControlMessage_TapStop) isControlMessage_Message() {}
+
+func (*ControlMessage_Pace) isControlMessage_Message() {}
+
+// Pace asks for fewer reports than one a second, of a mesh with many proxies.
+type Pace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ReportEveryMs uint32                 `protobuf:"varint,1,opt,name=report_every_ms,json=reportEveryMs,proto3" json:"report_every_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pace) Reset() {
+	*x = Pace{}
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pace) ProtoMessage() {}
+
+func (x *Pace) ProtoReflect() protoreflect.Message {
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pace.ProtoReflect.Descriptor instead.
+func (*Pace) Descriptor() ([]byte, []int) {
+	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Pace) GetReportEveryMs() uint32 {
+	if x != nil {
+		return x.ReportEveryMs
+	}
+	return 0
+}
 
 type TapStart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -715,7 +861,7 @@ type TapStart struct {
 
 func (x *TapStart) Reset() {
 	*x = TapStart{}
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[8]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +873,7 @@ func (x *TapStart) String() string {
 func (*TapStart) ProtoMessage() {}
 
 func (x *TapStart) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[8]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +886,7 @@ func (x *TapStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapStart.ProtoReflect.Descriptor instead.
 func (*TapStart) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{8}
+	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TapStart) GetId() uint64 {
@@ -766,7 +912,7 @@ type TapStop struct {
 
 func (x *TapStop) Reset() {
 	*x = TapStop{}
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[9]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +924,7 @@ func (x *TapStop) String() string {
 func (*TapStop) ProtoMessage() {}
 
 func (x *TapStop) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[9]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +937,7 @@ func (x *TapStop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapStop.ProtoReflect.Descriptor instead.
 func (*TapStop) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{9}
+	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TapStop) GetId() uint64 {
@@ -829,7 +975,7 @@ type TapEvent struct {
 
 func (x *TapEvent) Reset() {
 	*x = TapEvent{}
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[10]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +987,7 @@ func (x *TapEvent) String() string {
 func (*TapEvent) ProtoMessage() {}
 
 func (x *TapEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_telemetry_proto_msgTypes[10]
+	mi := &file_tulle_v1_telemetry_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +1000,7 @@ func (x *TapEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TapEvent.ProtoReflect.Descriptor instead.
 func (*TapEvent) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{10}
+	return file_tulle_v1_telemetry_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TapEvent) GetDropped() uint64 {
@@ -1011,17 +1157,24 @@ const file_tulle_v1_telemetry_proto_rawDesc = "" +
 	"\bworkload\x18\x01 \x01(\tR\bworkload\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
 	"\bredirect\x18\x03 \x01(\tR\bredirect\x12\"\n" +
-	"\rstart_unix_ms\x18\x04 \x01(\x03R\vstartUnixMs\"\x91\x01\n" +
+	"\rstart_unix_ms\x18\x04 \x01(\x03R\vstartUnixMs\"\xc0\x01\n" +
 	"\x06Report\x12$\n" +
 	"\x05edges\x18\x01 \x03(\v2\x0e.tulle.v1.EdgeR\x05edges\x12*\n" +
 	"\x05proxy\x18\x02 \x01(\v2\x14.tulle.v1.ProxyStatsR\x05proxy\x125\n" +
-	"\tendpoints\x18\x03 \x03(\v2\x17.tulle.v1.EndpointStatsR\tendpoints\"\xb6\x01\n" +
+	"\tendpoints\x18\x03 \x03(\v2\x17.tulle.v1.EndpointStatsR\tendpoints\x12-\n" +
+	"\bverdicts\x18\x04 \x03(\v2\x11.tulle.v1.VerdictR\bverdicts\"\xe9\x01\n" +
 	"\n" +
 	"ProxyStats\x12-\n" +
 	"\x13cert_not_after_unix\x18\x01 \x01(\x03R\x10certNotAfterUnix\x12\x1b\n" +
 	"\trss_bytes\x18\x02 \x01(\x04R\brssBytes\x12)\n" +
 	"\x10open_connections\x18\x03 \x01(\rR\x0fopenConnections\x121\n" +
-	"\x14watched_destinations\x18\x04 \x01(\rR\x13watchedDestinations\"\x8e\x05\n" +
+	"\x14watched_destinations\x18\x04 \x01(\rR\x13watchedDestinations\x121\n" +
+	"\x15cert_authority_key_id\x18\x05 \x01(\fR\x12certAuthorityKeyId\"q\n" +
+	"\aVerdict\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x8e\x05\n" +
 	"\x04Edge\x12\x18\n" +
 	"\ainbound\x18\x01 \x01(\bR\ainbound\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12#\n" +
@@ -1058,11 +1211,14 @@ const file_tulle_v1_telemetry_proto_rawDesc = "" +
 	"\vewma_micros\x18\x04 \x01(\x01R\n" +
 	"ewmaMicros\x12\x1b\n" +
 	"\tin_flight\x18\x05 \x01(\rR\binFlight\x12\x14\n" +
-	"\x05ready\x18\x06 \x01(\bR\x05ready\"~\n" +
+	"\x05ready\x18\x06 \x01(\bR\x05ready\"\xa4\x01\n" +
 	"\x0eControlMessage\x121\n" +
 	"\ttap_start\x18\x01 \x01(\v2\x12.tulle.v1.TapStartH\x00R\btapStart\x12.\n" +
-	"\btap_stop\x18\x02 \x01(\v2\x11.tulle.v1.TapStopH\x00R\atapStopB\t\n" +
-	"\amessage\"@\n" +
+	"\btap_stop\x18\x02 \x01(\v2\x11.tulle.v1.TapStopH\x00R\atapStop\x12$\n" +
+	"\x04pace\x18\x03 \x01(\v2\x0e.tulle.v1.PaceH\x00R\x04paceB\t\n" +
+	"\amessage\".\n" +
+	"\x04Pace\x12&\n" +
+	"\x0freport_every_ms\x18\x01 \x01(\rR\rreportEveryMs\"@\n" +
 	"\bTapStart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x0emax_per_second\x18\x02 \x01(\rR\fmaxPerSecond\"\x19\n" +
@@ -1106,41 +1262,45 @@ func file_tulle_v1_telemetry_proto_rawDescGZIP() []byte {
 	return file_tulle_v1_telemetry_proto_rawDescData
 }
 
-var file_tulle_v1_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_tulle_v1_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_tulle_v1_telemetry_proto_goTypes = []any{
 	(*ProxyMessage)(nil),   // 0: tulle.v1.ProxyMessage
 	(*Hello)(nil),          // 1: tulle.v1.Hello
 	(*Report)(nil),         // 2: tulle.v1.Report
 	(*ProxyStats)(nil),     // 3: tulle.v1.ProxyStats
-	(*Edge)(nil),           // 4: tulle.v1.Edge
-	(*Histogram)(nil),      // 5: tulle.v1.Histogram
-	(*EndpointStats)(nil),  // 6: tulle.v1.EndpointStats
-	(*ControlMessage)(nil), // 7: tulle.v1.ControlMessage
-	(*TapStart)(nil),       // 8: tulle.v1.TapStart
-	(*TapStop)(nil),        // 9: tulle.v1.TapStop
-	(*TapEvent)(nil),       // 10: tulle.v1.TapEvent
-	nil,                    // 11: tulle.v1.Edge.OutcomesEntry
-	nil,                    // 12: tulle.v1.Edge.StatusesEntry
+	(*Verdict)(nil),        // 4: tulle.v1.Verdict
+	(*Edge)(nil),           // 5: tulle.v1.Edge
+	(*Histogram)(nil),      // 6: tulle.v1.Histogram
+	(*EndpointStats)(nil),  // 7: tulle.v1.EndpointStats
+	(*ControlMessage)(nil), // 8: tulle.v1.ControlMessage
+	(*Pace)(nil),           // 9: tulle.v1.Pace
+	(*TapStart)(nil),       // 10: tulle.v1.TapStart
+	(*TapStop)(nil),        // 11: tulle.v1.TapStop
+	(*TapEvent)(nil),       // 12: tulle.v1.TapEvent
+	nil,                    // 13: tulle.v1.Edge.OutcomesEntry
+	nil,                    // 14: tulle.v1.Edge.StatusesEntry
 }
 var file_tulle_v1_telemetry_proto_depIdxs = []int32{
 	1,  // 0: tulle.v1.ProxyMessage.hello:type_name -> tulle.v1.Hello
 	2,  // 1: tulle.v1.ProxyMessage.report:type_name -> tulle.v1.Report
-	10, // 2: tulle.v1.ProxyMessage.tap:type_name -> tulle.v1.TapEvent
-	4,  // 3: tulle.v1.Report.edges:type_name -> tulle.v1.Edge
+	12, // 2: tulle.v1.ProxyMessage.tap:type_name -> tulle.v1.TapEvent
+	5,  // 3: tulle.v1.Report.edges:type_name -> tulle.v1.Edge
 	3,  // 4: tulle.v1.Report.proxy:type_name -> tulle.v1.ProxyStats
-	6,  // 5: tulle.v1.Report.endpoints:type_name -> tulle.v1.EndpointStats
-	5,  // 6: tulle.v1.Edge.latency:type_name -> tulle.v1.Histogram
-	11, // 7: tulle.v1.Edge.outcomes:type_name -> tulle.v1.Edge.OutcomesEntry
-	12, // 8: tulle.v1.Edge.statuses:type_name -> tulle.v1.Edge.StatusesEntry
-	8,  // 9: tulle.v1.ControlMessage.tap_start:type_name -> tulle.v1.TapStart
-	9,  // 10: tulle.v1.ControlMessage.tap_stop:type_name -> tulle.v1.TapStop
-	0,  // 11: tulle.v1.Telemetry.Attach:input_type -> tulle.v1.ProxyMessage
-	7,  // 12: tulle.v1.Telemetry.Attach:output_type -> tulle.v1.ControlMessage
-	12, // [12:13] is the sub-list for method output_type
-	11, // [11:12] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	7,  // 5: tulle.v1.Report.endpoints:type_name -> tulle.v1.EndpointStats
+	4,  // 6: tulle.v1.Report.verdicts:type_name -> tulle.v1.Verdict
+	6,  // 7: tulle.v1.Edge.latency:type_name -> tulle.v1.Histogram
+	13, // 8: tulle.v1.Edge.outcomes:type_name -> tulle.v1.Edge.OutcomesEntry
+	14, // 9: tulle.v1.Edge.statuses:type_name -> tulle.v1.Edge.StatusesEntry
+	10, // 10: tulle.v1.ControlMessage.tap_start:type_name -> tulle.v1.TapStart
+	11, // 11: tulle.v1.ControlMessage.tap_stop:type_name -> tulle.v1.TapStop
+	9,  // 12: tulle.v1.ControlMessage.pace:type_name -> tulle.v1.Pace
+	0,  // 13: tulle.v1.Telemetry.Attach:input_type -> tulle.v1.ProxyMessage
+	8,  // 14: tulle.v1.Telemetry.Attach:output_type -> tulle.v1.ControlMessage
+	14, // [14:15] is the sub-list for method output_type
+	13, // [13:14] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_tulle_v1_telemetry_proto_init() }
@@ -1153,9 +1313,10 @@ func file_tulle_v1_telemetry_proto_init() {
 		(*ProxyMessage_Report)(nil),
 		(*ProxyMessage_Tap)(nil),
 	}
-	file_tulle_v1_telemetry_proto_msgTypes[7].OneofWrappers = []any{
+	file_tulle_v1_telemetry_proto_msgTypes[8].OneofWrappers = []any{
 		(*ControlMessage_TapStart)(nil),
 		(*ControlMessage_TapStop)(nil),
+		(*ControlMessage_Pace)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1163,7 +1324,7 @@ func file_tulle_v1_telemetry_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tulle_v1_telemetry_proto_rawDesc), len(file_tulle_v1_telemetry_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

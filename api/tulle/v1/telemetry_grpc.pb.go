@@ -29,7 +29,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type TelemetryClient interface {
 	// Attach is opened by each proxy for as long as it lives. The proxy sends
-	// Hello, then a Report about every second, and TapEvents while a tap is on.
+	// Hello, then a Report about every second (or as Pace says), and TapEvents
+	// while a tap is on.
 	// Streaming from the proxy needs no port of the workload to be reachable and
 	// reuses a connection that has proved its identity.
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ProxyMessage, ControlMessage], error)
@@ -61,7 +62,8 @@ type Telemetry_AttachClient = grpc.BidiStreamingClient[ProxyMessage, ControlMess
 // for forward compatibility.
 type TelemetryServer interface {
 	// Attach is opened by each proxy for as long as it lives. The proxy sends
-	// Hello, then a Report about every second, and TapEvents while a tap is on.
+	// Hello, then a Report about every second (or as Pace says), and TapEvents
+	// while a tap is on.
 	// Streaming from the proxy needs no port of the workload to be reachable and
 	// reuses a connection that has proved its identity.
 	Attach(grpc.BidiStreamingServer[ProxyMessage, ControlMessage]) error
