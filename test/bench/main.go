@@ -13,10 +13,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tulle-mesh/tulle/test/bench/ends"
 )
 
 type config struct {
@@ -26,21 +27,13 @@ type config struct {
 	rounds int
 	long   time.Duration // of one measurement
 	peers  string
-	counts string // of connections
+	envoy  string // its program
 	works  []string
 }
 
-// programs are what this binary is besides the bench: the two ends of the
-// connections that it measures.
-var programs = map[string]func(args []string) error{
-	"backend": runBackend,
-	"hold":    runHold,
-	"idle":    runIdle,
-}
-
 func main() {
-	if len(os.Args) > 1 && programs[os.Args[1]] != nil {
-		exit(programs[os.Args[1]](os.Args[2:]))
+	if len(os.Args) > 1 && ends.Programs[os.Args[1]] != nil {
+		exit(ends.Programs[os.Args[1]](os.Args[2:])) // one of the ends of what is measured
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -71,17 +64,17 @@ func exit(err error) {
 }
 
 func parse(args []string, bin string) (config, error) {
-	c := config{rounds: 7, long: 4 * time.Second}
+	c := config{rounds: 5, long: 2 * time.Second}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&c.bin, "bin", bin, "folder of the `binaries` tulle and tulle-proxy")
 	flags.BoolVar(&c.quick, "quick", false, "fewer and shorter rounds, under two minutes: a glance, not a result")
-	flags.StringVar(&c.save, "save", "", "`folder` to write results to, as JSON and as a table")
+	flags.StringVar(&c.save, "save", "", "`folder` to write results to, as JSON and as a table; works that are there and were not measured now stay")
 	flags.IntVar(&c.rounds, "rounds", c.rounds, "`rounds`, each measuring everything once")
 	flags.DurationVar(&c.long, "long", c.long, "how `long` one measurement takes")
 	flags.StringVar(&c.peers, "peers", "", "only these `peers`, comma-separated: "+strings.Join(peerNames(), ", "))
-	flags.StringVar(&c.counts, "connections", "1,16,128", "`numbers` of connections of the http1 work, comma-separated")
+	flags.StringVar(&c.envoy, "envoy", filepath.Join(filepath.Dir(bin), ".tools/envoy/envoy/_bin/envoy"), "the `program`")
 	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), "usage: bench [options] [WORK...]; works: %s\n", strings.Join(workNames(), ", "))
+		fmt.Fprintf(flags.Output(), "usage: bench [options] [WORK...]; a name stands for all works that begin so: %s\n", strings.Join(workNames(), ", "))
 		flags.PrintDefaults()
 	}
 	// Options may stand before and after names.
@@ -94,13 +87,10 @@ func parse(args []string, bin string) (config, error) {
 		}
 	}
 	if c.quick {
-		c.rounds, c.long = 3, time.Second
-	}
-	if _, err := c.connections(); err != nil {
-		return c, err
+		c.rounds, c.long = 1, time.Second
 	}
 	for _, name := range c.works {
-		if !slices.Contains(workNames(), name) {
+		if !slices.ContainsFunc(works, func(w work) bool { return strings.HasPrefix(w.name, name) }) {
 			return c, fmt.Errorf("no work is called %q; there are: %s", name, strings.Join(workNames(), ", "))
 		}
 	}
@@ -113,25 +103,25 @@ func parse(args []string, bin string) (config, error) {
 }
 
 func (c config) chosenPeers() []string {
-	if c.peers == "" {
-		return peerNames()
+	if c.peers != "" {
+		return strings.Split(c.peers, ",")
 	}
-	return strings.Split(c.peers, ",")
-}
-
-func (c config) connections() ([]int, error) {
-	var counts []int
-	for text := range strings.SplitSeq(c.counts, ",") {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 {
-			return nil, fmt.Errorf("--connections %s: not numbers like 1,16,128", c.counts)
+	var names []string
+	for _, p := range peers {
+		if p.glance || !c.quick {
+			names = append(names, p.name)
 		}
-		counts = append(counts, n)
 	}
-	return counts, nil
+	return names
 }
 
-func (c config) chose(work string) bool { return len(c.works) == 0 || slices.Contains(c.works, work) }
+// chose takes a name for all works that begin so.
+func (c config) chose(w work) bool {
+	if len(c.works) == 0 {
+		return w.glance || !c.quick
+	}
+	return slices.ContainsFunc(c.works, func(name string) bool { return strings.HasPrefix(w.name, name) })
+}
 
 func run(ctx context.Context, c config, self string) error {
 	lab, err := newLab(c, self)
@@ -145,10 +135,10 @@ func run(ctx context.Context, c config, self string) error {
 	}
 	results := newResults(c)
 	for _, w := range works {
-		if !c.chose(w.name) {
+		if !c.chose(w) {
 			continue
 		}
-		if err := w.run(ctx, lab, rigs, results); err != nil {
+		if err := w.run(ctx, lab, rigs, results.sheet(w.name)); err != nil {
 			return fmt.Errorf("%s: %w", w.name, err)
 		}
 	}

@@ -13,119 +13,186 @@ import (
 )
 
 const (
-	idleConnections  = 1000
 	burstConnections = 5000
 	destinations     = 10
 )
 
-// memoryFootprint measures what the proxies keep resident: when they are new
-// and know ten destinations, for each idle connection, and after a burst.
-func memoryFootprint(ctx context.Context, l *lab, rigs []*rig, results *results) error {
+// newMemory measures what proxies keep resident when they are new: the client's
+// when it knows ten destinations, and both together.
+func newMemory(ctx context.Context, l *lab, rigs []*rig, sheet *sheet) error {
+	rigs = proxied(rigs)
 	for _, r := range rigs {
-		if len(r.proxies) == 0 || r.client == hiddenSite.clientNS { // the same processes as without a redirect
-			continue
-		}
-		progress("memory: %s", r.peer)
-		if err := l.footprint(ctx, r, results); err != nil {
+		if err := l.knowTen(ctx, r); err != nil {
 			return fmt.Errorf("%s: %w", r.peer, err)
 		}
+	}
+	if err := l.settle(ctx); err != nil {
+		return err
+	}
+	for _, r := range rigs {
+		client, err := memoryWithChildren(r.roots[:1])
+		if err != nil {
+			return err
+		}
+		both, err := memoryOf(r.proxies...)
+		if err != nil {
+			return err
+		}
+		sheet.add(r.peer, "RSS MB, client's", megabytes(client.rss()))
+		sheet.add(r.peer, "RssAnon MB, client's", megabytes(client.anon))
+		sheet.add(r.peer, "RSS MB, both", megabytes(both.rss()))
+		sheet.add(r.peer, "RssAnon MB, both", megabytes(both.anon))
 	}
 	return nil
 }
 
-func (l *lab) footprint(ctx context.Context, r *rig, results *results) error {
-	if err := l.knowTen(ctx, r); err != nil {
-		return err
+// idle is a number of connections, each of which has been used once.
+type idle struct {
+	door        door
+	connections int
+}
+
+// measure looks at all peers at the same time: waiting takes no CPU.
+func (w idle) measure(ctx context.Context, l *lab, rigs []*rig, sheet *sheet) error {
+	rigs = proxied(rigs)
+	if reason := w.impossible(l.files); reason != "" {
+		for _, r := range rigs {
+			sheet.cannot(r.peer, reason)
+		}
+		return nil
 	}
-	client, err := l.settle(ctx, r.proxies[:1], l.idleTime())
+	before := make([]memory, len(rigs))
+	for i, r := range rigs {
+		var err error
+		if before[i], err = memoryOf(r.proxies...); err != nil {
+			return err
+		}
+	}
+	err := l.holdingAll(ctx, rigs, w, func() error {
+		if err := l.settle(ctx); err != nil {
+			return err
+		}
+		for i, r := range rigs {
+			held, err := memoryOf(r.proxies...)
+			if err != nil {
+				return err
+			}
+			sheet.add(r.peer, "KB each, both", float64(held.anon-before[i].anon)/float64(w.connections)/1e3)
+			sheet.add(r.peer, "RssAnon MB, both", megabytes(held.anon))
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	results.add("memory", r.peer, "idle client's proxy, RssAnon MB", megabytes(client.anon))
-	results.add("memory", r.peer, "idle client's proxy, RSS MB", megabytes(client.rss()))
-	for _, c := range []struct{ kind, addr string }{{"http", r.http}, {"tcp", r.tcp}} {
-		if c.addr == "" {
-			continue
-		}
-		before, err := memoryOf(r.proxies...)
-		if err != nil {
+	return l.settle(ctx)
+}
+
+// impossible says why not, or nothing. A relay has two sockets in one process.
+func (w idle) impossible(files int) string {
+	if need := 2*w.connections + 200; w.door == tcpDoor && need > files {
+		return fmt.Sprintf("a process may open %d files here, and %d are needed", files, need)
+	}
+	return ""
+}
+
+func (l *lab) holdingAll(ctx context.Context, rigs []*rig, w idle, do func() error) error {
+	if len(rigs) == 0 {
+		return do()
+	}
+	progress("%s: %d connections", rigs[0].peer, w.connections)
+	err := l.holding(ctx, rigs[0], w.connections, w.door, rigs[0].doors[w.door], func() error {
+		return l.holdingAll(ctx, rigs[1:], w, do)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", rigs[0].peer, err)
+	}
+	return nil
+}
+
+// burst compares memory before, during and some time after many connections
+// that are opened and closed.
+func burst(ctx context.Context, l *lab, rigs []*rig, sheet *sheet) error {
+	rigs = proxied(rigs)
+	if err := l.settle(ctx); err != nil {
+		return err
+	}
+	before := make([]memory, len(rigs))
+	for i, r := range rigs {
+		var err error
+		if before[i], err = memoryOf(r.proxies...); err != nil {
 			return err
 		}
-		err = l.holding(ctx, r, idleConnections, c.kind, c.addr, func() error {
-			m, err := l.settle(ctx, r.proxies, l.idleTime())
-			results.add("memory", r.peer, "an idle "+c.kind+" connection, KB, both sides", float64(m.anon-before.anon)/idleConnections/1e3)
+		progress("burst: %s", r.peer)
+		err = l.holding(ctx, r, burstConnections, httpDoor, r.doors[httpDoor], func() error {
+			peak, err := memoryOf(r.proxies...)
+			sheet.add(r.peer, "RssAnon MB, both, with 5,000 connections", megabytes(peak.anon))
 			return err
 		})
 		if err != nil {
-			return err
-		}
-		if _, err := l.settle(ctx, r.proxies, l.idleTime()); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", r.peer, err)
 		}
 	}
-	return l.afterBurst(ctx, r, results)
+	if err := wait(ctx, 6*l.idleTime()); err != nil {
+		return err
+	}
+	for i, r := range rigs {
+		after, err := memoryOf(r.proxies...)
+		if err != nil {
+			return err
+		}
+		sheet.add(r.peer, "RssAnon MB, both, after", megabytes(after.anon))
+		sheet.add(r.peer, "RssAnon after / before", float64(after.anon)/float64(before[i].anon))
+	}
+	return nil
+}
+
+// proxied leaves out who has no proxy.
+func proxied(rigs []*rig) []*rig {
+	var with []*rig
+	for _, r := range rigs {
+		if len(r.proxies) > 0 {
+			with = append(with, r)
+		}
+	}
+	return with
 }
 
 // idleTime is how long things are left alone before memory is looked at.
 func (l *lab) idleTime() time.Duration {
 	if l.quick {
-		return 5 * time.Second
+		return 2 * time.Second
 	}
 	return 10 * time.Second
 }
 
-// afterBurst compares memory before and a minute after a burst of connections.
-func (l *lab) afterBurst(ctx context.Context, r *rig, results *results) error {
-	patience := time.Minute
-	if l.quick {
-		patience = 15 * time.Second
+func (l *lab) settle(ctx context.Context) error { return wait(ctx, l.idleTime()) }
+
+func wait(ctx context.Context, long time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(long):
+		return nil
 	}
-	before, err := l.settle(ctx, r.proxies, patience/4)
-	if err != nil {
-		return err
-	}
-	var peak memory
-	err = l.holding(ctx, r, burstConnections, "http", r.http, func() error {
-		peak, err = memoryOf(r.proxies...)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	after, err := l.settle(ctx, r.proxies, patience)
-	if err != nil {
-		return err
-	}
-	results.add("memory", r.peer, "during a burst of 5,000, RssAnon MB, both", megabytes(peak.anon))
-	results.add("memory", r.peer, "after the burst, RssAnon of before", float64(after.anon)/float64(before.anon))
-	return nil
 }
 
 // knowTen makes the client's proxy know ten destinations: other ports of the
 // same server, where nobody listens, are destinations too.
 func (l *lab) knowTen(ctx context.Context, r *rig) error {
-	host, _, _ := strings.Cut(r.http, ":")
-	args := []string{"netns", "exec", r.client, l.self, "hold", "--kind", "dial", "--connections", strconv.Itoa(destinations)}
+	host, _, _ := strings.Cut(r.doors[httpDoor], ":")
+	args := []string{"hold", "--kind", "dial", "--connections", strconv.Itoa(destinations)}
 	for i := range destinations {
-		args = append(args, hostPort(host, httpPort+1+i))
+		args = append(args, hostPort(host, backendPorts[tcpDoor]+1+i))
 	}
-	return commandContext(ctx, "ip", args...)
-}
-
-// settle waits and returns the memory then.
-func (l *lab) settle(ctx context.Context, pids []int, wait time.Duration) (memory, error) {
-	select {
-	case <-ctx.Done():
-		return memory{}, ctx.Err()
-	case <-time.After(wait):
-	}
-	return memoryOf(pids...)
+	_, err := l.inside(ctx, r.client, args...)
+	return err
 }
 
 // holding calls do while a client holds connections open.
-func (l *lab) holding(ctx context.Context, r *rig, connections int, kind, addr string, do func() error) error {
+func (l *lab) holding(ctx context.Context, r *rig, connections int, d door, addr string, do func() error) error {
 	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", r.client, l.self, "hold",
-		"--kind", kind, "--connections", strconv.Itoa(connections), addr)
+		"--kind", string(d), "--connections", strconv.Itoa(connections), addr)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return err

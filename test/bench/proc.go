@@ -68,6 +68,40 @@ func memoryOf(pids ...int) (memory, error) {
 	return m, nil
 }
 
+// memoryWithChildren is memoryOf the processes and those that they have started.
+func memoryWithChildren(pids []int) (memory, error) {
+	all, err := withChildren(pids)
+	if err != nil {
+		return memory{}, err
+	}
+	return memoryOf(all...)
+}
+
+// withChildren adds the processes that the given ones have started.
+func withChildren(pids []int) ([]int, error) {
+	all := slices.Clone(pids)
+	for _, pid := range pids {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+		if err != nil || len(tasks) == 0 {
+			return nil, fmt.Errorf("process %d has ended", pid)
+		}
+		for _, name := range tasks {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				continue // a thread that has ended
+			}
+			for _, field := range strings.Fields(string(text)) {
+				child, err := strconv.Atoi(field)
+				if err != nil {
+					return nil, fmt.Errorf("%s: %w", name, err)
+				}
+				all = append(all, child)
+			}
+		}
+	}
+	return all, nil
+}
+
 // processIn returns the one process of that name in a named network namespace.
 func processIn(netns, name string) (int, error) {
 	var want, have syscall.Stat_t

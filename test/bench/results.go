@@ -2,44 +2,53 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
-// results collects figures and says what they come to.
+// results is what was measured on one machine.
 type results struct {
-	When     time.Time `json:"when"`
-	Machine  string    `json:"machine"`
-	CPUs     int       `json:"cpus"`
-	Kernel   string    `json:"kernel"`
-	Versions []string  `json:"versions"`
-	Rounds   int       `json:"rounds"`
-	Seconds  float64   `json:"seconds"` // of one measurement
-	Rows     []*row    `json:"rows"`
+	Machine  string   `json:"machine"`
+	CPUs     int      `json:"cpus"`
+	Kernel   string   `json:"kernel"`
+	Versions []string `json:"versions"`
+	Sheets   []*sheet `json:"works"`
+
+	config config
 }
 
-// row is one figure of one peer at one work.
+// sheet holds the figures of one work.
+type sheet struct {
+	Work    string            `json:"work"`
+	When    time.Time         `json:"when"`
+	Rounds  int               `json:"rounds"`
+	Seconds float64           `json:"seconds"` // of one measurement
+	Rows    []*row            `json:"rows"`
+	Cannot  map[string]string `json:"cannot,omitempty"` // by peer: why there is no figure
+}
+
+// row is one figure of one peer.
 type row struct {
-	Work    string    `json:"work"`
 	Peer    string    `json:"peer"`
 	Figure  string    `json:"figure"`
 	Median  float64   `json:"median"`
 	Low     float64   `json:"low"`
 	High    float64   `json:"high"`
 	Samples []float64 `json:"samples"`
-	// Medians of the rounds' ratios to the references.
+	// Of Tulle's figures, by peer: the median of the rounds' ratios.
 	Ratios map[string]float64 `json:"ratios,omitempty"`
 }
 
 func newResults(c config) *results {
-	r := &results{When: time.Now().UTC().Truncate(time.Second), CPUs: runtime.NumCPU(), Rounds: c.rounds, Seconds: c.long.Seconds()}
+	r := &results{CPUs: runtime.NumCPU(), config: c}
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(info)) {
 			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
@@ -51,39 +60,70 @@ func newResults(c config) *results {
 	if kernel, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		r.Kernel = strings.TrimSpace(string(kernel))
 	}
-	if out, err := exec.Command("haproxy", "-v").Output(); err == nil {
-		first, _, _ := strings.Cut(string(out), "\n")
-		r.Versions = append(r.Versions, first)
+	for _, program := range [][]string{{"haproxy", "-v"}, {"nginx", "-v"}, {c.envoy, "--version"}} {
+		if out, err := exec.Command(program[0], program[1:]...).CombinedOutput(); err == nil {
+			first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+			r.Versions = append(r.Versions, strings.TrimPrefix(first, filepath.Dir(program[0])+"/"))
+		}
 	}
 	r.Versions = append(r.Versions, runtime.Version())
 	return r
 }
 
+// sheet begins the sheet of a work.
+func (r *results) sheet(work string) *sheet {
+	s := &sheet{Work: work, When: time.Now().UTC().Truncate(time.Second), Rounds: r.config.rounds, Seconds: r.config.long.Seconds()}
+	r.Sheets = append(r.Sheets, s)
+	return s
+}
+
+func (r *results) find(work, peer, figure string) *row {
+	i := slices.IndexFunc(r.Sheets, func(s *sheet) bool { return s.Work == work })
+	if i < 0 {
+		return nil
+	}
+	return r.Sheets[i].find(peer, figure)
+}
+
 // add notes one sample. Samples of a figure come in the order of the rounds,
 // for every peer alike.
-func (r *results) add(work, peer, figure string, value float64) {
-	found := r.find(work, peer, figure)
+func (s *sheet) add(peer, figure string, value float64) {
+	found := s.find(peer, figure)
 	if found == nil {
-		found = &row{Work: work, Peer: peer, Figure: figure}
-		r.Rows = append(r.Rows, found)
+		found = &row{Peer: peer, Figure: figure}
+		s.Rows = append(s.Rows, found)
 	}
 	found.Samples = append(found.Samples, value)
 }
 
-func (r *results) find(work, peer, figure string) *row {
-	i := slices.IndexFunc(r.Rows, func(x *row) bool { return x.Work == work && x.Peer == peer && x.Figure == figure })
+// cannot notes why a peer has no figures.
+func (s *sheet) cannot(peer, reason string) {
+	if s.Cannot == nil {
+		s.Cannot = map[string]string{}
+	}
+	s.Cannot[peer] = reason
+}
+
+func (s *sheet) find(peer, figure string) *row {
+	i := slices.IndexFunc(s.Rows, func(x *row) bool { return x.Peer == peer && x.Figure == figure })
 	if i < 0 {
 		return nil
 	}
-	return r.Rows[i]
+	return s.Rows[i]
 }
 
 // conclude fills in the medians, spreads and ratios.
-func (r *results) conclude() {
-	for _, x := range r.Rows {
+func (s *sheet) conclude() {
+	for _, x := range s.Rows {
 		x.Median, x.Low, x.High = median(x.Samples), slices.Min(x.Samples), slices.Max(x.Samples)
-		for _, name := range references {
-			if ratio, ok := r.ratio(x, r.find(x.Work, name, x.Figure)); ok {
+	}
+	for _, x := range s.Rows {
+		if x.Peer != ours {
+			continue
+		}
+		x.Ratios = nil
+		for _, name := range peerNames() {
+			if ratio, ok := x.ratio(s.find(name, x.Figure)); ok {
 				if x.Ratios == nil {
 					x.Ratios = map[string]float64{}
 				}
@@ -94,13 +134,19 @@ func (r *results) conclude() {
 }
 
 // ratio is the median of x's samples over those of the same rounds of other.
-func (r *results) ratio(x, other *row) (float64, bool) {
-	if other == nil || other == x || len(other.Samples) != len(x.Samples) || slices.Contains(other.Samples, 0) {
+// What is not more than nothing, as a difference may be by chance, has no ratio.
+func (x *row) ratio(other *row) (float64, bool) {
+	if other == nil || other == x || len(other.Samples) != len(x.Samples) {
 		return 0, false
 	}
-	ratios := make([]float64, len(x.Samples))
+	var ratios []float64
 	for i, value := range x.Samples {
-		ratios[i] = value / other.Samples[i]
+		if other.Samples[i] > 0 {
+			ratios = append(ratios, value/other.Samples[i])
+		}
+	}
+	if 2*len(ratios) <= len(x.Samples) {
+		return 0, false
 	}
 	return median(ratios), true
 }
@@ -114,62 +160,42 @@ func median(values []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// table shows all figures, one line each.
-func (r *results) table() string {
-	r.conclude()
-	var text strings.Builder
-	fmt.Fprintf(&text, "%s, %d CPUs, Linux %s; %s; %d rounds of %gs\n\n",
-		r.Machine, r.CPUs, r.Kernel, strings.Join(r.Versions, "; "), r.Rounds, r.Seconds)
-	w := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
-	fmt.Fprint(w, "WORK\tFIGURE\tPEER\tMEDIAN\tLOW\tHIGH")
-	for _, name := range references {
-		fmt.Fprintf(w, "\t/ %s", name)
-	}
-	fmt.Fprintln(w)
-	rows := slices.Clone(r.Rows)
-	slices.SortStableFunc(rows, func(a, b *row) int { return r.order(a) - r.order(b) })
-	for _, x := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s", x.Work, x.Figure, x.Peer, number(x.Median), number(x.Low), number(x.High))
-		for _, name := range references {
-			ratio := ""
-			if value, ok := x.Ratios[name]; ok {
-				ratio = number(value)
-			}
-			fmt.Fprintf(w, "\t%s", ratio)
+// adopt takes over the sheets of earlier results that were not made anew, and
+// puts all in the order in which works are measured.
+func (r *results) adopt(earlier *results) {
+	for _, old := range earlier.Sheets {
+		if !slices.ContainsFunc(r.Sheets, func(s *sheet) bool { return s.Work == old.Work }) {
+			r.Sheets = append(r.Sheets, old)
 		}
-		fmt.Fprintln(w)
 	}
-	_ = w.Flush() // a Builder takes everything
-	return text.String()
+	slices.SortStableFunc(r.Sheets, func(a, b *sheet) int {
+		return slices.Index(workNames(), a.Work) - slices.Index(workNames(), b.Work)
+	})
 }
 
-// order puts the peers of one figure side by side, in the order in which the
-// figure first came up.
-func (r *results) order(x *row) int {
-	return slices.IndexFunc(r.Rows, func(y *row) bool { return y.Work == x.Work && y.Figure == x.Figure })
-}
-
-func number(x float64) string {
-	switch {
-	case x >= 1000:
-		return fmt.Sprintf("%.0f", x)
-	case x >= 100:
-		return fmt.Sprintf("%.1f", x)
-	}
-	return fmt.Sprintf("%.2f", x)
-}
-
-// save writes host.json and host.txt.
+// save writes host.json and host.txt, and keeps what was there of other works.
 func (r *results) save(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	file := filepath.Join(dir, "host.json")
+	var earlier results
+	switch text, err := os.ReadFile(file); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		if err := json.Unmarshal(text, &earlier); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	r.adopt(&earlier)
 	text := r.table()
 	data, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "host.json"), append(data, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(file, append(data, '\n'), 0o644); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, "host.txt"), []byte(text), 0o644)

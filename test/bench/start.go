@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -15,33 +14,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startTimes measures how long a one-shot workload takes from start to end, and
-// how long a proxy takes from its start until it serves.
-func startTimes(ctx context.Context, l *lab, rigs []*rig, results *results) error {
-	if !slices.ContainsFunc(rigs, func(r *rig) bool { return r.peer == "tulle" }) {
-		return nil
-	}
-	tulle := filepath.Join(l.bin, "tulle")
+// startTimes measures how long a proxy takes from its start until it serves, and
+// how long one command takes in the mesh, from start to end.
+func startTimes(ctx context.Context, l *lab, rigs []*rig, sheet *sheet) error {
 	for round := range 3 * l.rounds {
-		progress("start: round %d of %d", round+1, 3*l.rounds)
-		began := time.Now()
-		if err := commandContext(ctx, tulle, "run", "--rm", "x", "--", "true"); err != nil {
-			return err
+		progress("%s: round %d of %d", sheet.Work, round+1, 3*l.rounds)
+		for i := range rigs {
+			r := rigs[(i+round)%len(rigs)]
+			p := peers[slices.IndexFunc(peers, func(p peer) bool { return p.name == r.peer })]
+			if p.startUp == nil {
+				continue
+			}
+			took, err := p.startUp(ctx, l)
+			if err != nil {
+				return fmt.Errorf("%s: %w", r.peer, err)
+			}
+			sheet.add(r.peer, "proxy until it serves, ms", millis(took))
+			if r.peer != ours {
+				continue
+			}
+			began := time.Now()
+			if err := commandContext(ctx, l.tulle(), "run", "--rm", "x", "--", "true"); err != nil {
+				return err
+			}
+			sheet.add(r.peer, "run --rm x -- true, ms", millis(time.Since(began)))
 		}
-		results.add("start", "tulle", "tulle run --rm x -- true, ms", millis(time.Since(began)))
-		took, err := l.proxyStart(ctx, tulle)
-		if err != nil {
-			return err
-		}
-		results.add("start", "tulle", "proxy from start to ready, ms", millis(took))
 	}
 	return nil
 }
 
-// proxyStart runs a workload, and reads from /proc when its proxy was started
+// tulleStartUp runs a workload, and reads from /proc when its proxy was started
 // (to 10 ms) and from its log when it served.
-func (l *lab) proxyStart(ctx context.Context, tulle string) (time.Duration, error) {
-	cmd, err := l.start("tulle-start", tulle, "run", "--rm", "y", "--", l.self, "idle")
+func tulleStartUp(ctx context.Context, l *lab) (time.Duration, error) {
+	cmd, err := l.start("tulle-start", l.tulle(), "run", "--rm", "y", "--", l.self, "idle")
 	if err != nil {
 		return 0, err
 	}

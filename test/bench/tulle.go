@@ -16,27 +16,29 @@ import (
 
 // startTulle runs the product as a user would: a mesh, a server, a client.
 func startTulle(ctx context.Context, l *lab) (*rig, error) {
-	tulle := filepath.Join(l.bin, "tulle")
+	tulle := l.tulle()
 	if _, err := l.start("tulle-up", tulle, "up"); err != nil {
 		return nil, err
 	}
 	if err := patiently(ctx, 20*time.Second, func() error { _, err := tulleServices(ctx); return err }); err != nil {
 		return nil, fmt.Errorf("tulle up: %w\n%s", err, l.said("tulle-up"))
 	}
-	server := fmt.Sprintf("server:%d,%d", httpPort, echoPort)
+	server := fmt.Sprintf("server:%d,%d,%d", backendPorts[httpDoor], backendPorts[grpcDoor], backendPorts[tcpDoor])
 	if _, err := l.start("tulle-server", tulle, "run", server, "--", l.self, "backend"); err != nil {
 		return nil, err
 	}
 	if _, err := l.start("tulle-client", tulle, "run", "client", "--", l.self, "idle"); err != nil {
 		return nil, err
 	}
-	r := &rig{client: "tulle-client-1"}
+	r := &rig{client: "tulle-client-1", doors: map[door]string{}}
 	err := patiently(ctx, 20*time.Second, func() error { return l.findTulle(ctx, r) })
 	if err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, l.said("tulle"))
 	}
 	return r, nil
 }
+
+func (l *lab) tulle() string { return filepath.Join(l.bin, "tulle") }
 
 // findTulle fills in where the mesh has put things.
 func (l *lab) findTulle(ctx context.Context, r *rig) error {
@@ -50,18 +52,20 @@ func (l *lab) findTulle(ctx context.Context, r *rig) error {
 	}
 	for _, text := range services[i].Addresses {
 		if addr, err := netip.ParseAddr(text); err == nil && addr.Is4() {
-			r.http, r.tcp = hostPort(text, httpPort), hostPort(text, echoPort)
+			for d, port := range backendPorts {
+				r.doors[d] = hostPort(text, port)
+			}
 		}
 	}
-	r.proxies = nil
+	r.roots = nil
 	for _, ns := range []string{"tulle-client-1", "tulle-server-1"} {
 		pid, err := processIn(ns, "tulle-proxy")
 		if err != nil {
 			return err
 		}
-		r.proxies = append(r.proxies, pid)
+		r.roots = append(r.roots, pid)
 	}
-	if r.http == "" {
+	if len(r.doors) == 0 {
 		return fmt.Errorf("the server has no IPv4 address: %v", services[i].Addresses)
 	}
 	return nil

@@ -4,20 +4,46 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"time"
+
+	"github.com/tulle-mesh/tulle/test/bench/ends"
 )
 
-// A work is one thing to measure, of every peer that can do it.
+// A work is one thing to measure, of every peer.
 type work struct {
-	name string
-	run  func(ctx context.Context, l *lab, rigs []*rig, results *results) error
+	name   string
+	glance bool // --quick does it
+	run    func(ctx context.Context, l *lab, rigs []*rig, sheet *sheet) error
 }
 
-// works are measured in this order.
+// works are measured in this order. Memory comes first, when the proxies are new.
 var works = []work{
-	{"memory", memoryFootprint}, // new and idle, per idle connection, after a burst
-	{"http1", throughput},       // HTTP/1.1, 256-byte answers, as fast as it goes
-	{"start", startTimes},       // how long until it serves
+	{"memory", true, newMemory},
+	{"idle-http-1000", true, idle{httpDoor, 1000}.measure},
+	{"idle-http-10000", false, idle{httpDoor, 10000}.measure},
+	{"idle-tcp-1000", true, idle{tcpDoor, 1000}.measure},
+	{"idle-tcp-10000", false, idle{tcpDoor, 10000}.measure},
+	{"idle-grpc-1000", false, idle{grpcDoor, 1000}.measure},
+	{"burst", false, burst},
+
+	{"http1-256B-c1", true, load{httpDoor, "request", wrk("/", 1)}.measure},
+	{"http1-256B-c16", true, load{httpDoor, "request", wrk("/", 16)}.measure},
+	{"http1-256B-c128", true, load{httpDoor, "request", wrk("/", 128)}.measure},
+	{"http1-16KB-c1", false, load{httpDoor, "request", wrk(ends.Large, 1)}.measure},
+	{"http1-16KB-c16", false, load{httpDoor, "request", wrk(ends.Large, 16)}.measure},
+	{"http1-16KB-c128", false, load{httpDoor, "request", wrk(ends.Large, 128)}.measure},
+	{"paced-1000", false, load{httpDoor, "request", program("paced", "--rate", "1000")}.measure},
+	{"paced-2000", true, load{httpDoor, "request", program("paced", "--rate", "2000")}.measure},
+
+	{"grpc-s1", false, load{grpcDoor, "call", program("calls")}.measure},
+	{"grpc-s16", true, load{grpcDoor, "call", program("calls", "--streams", "16")}.measure},
+	{"grpc-s128", true, load{grpcDoor, "call", program("calls", "--connections", "8", "--streams", "16")}.measure},
+	{"grpc-stream-1KB", false, load{grpcDoor, "message", program("calls", "--stream")}.measure},
+
+	{"bulk-1", true, load{tcpDoor, "", program("bulk")}.measure},
+	{"bulk-8", false, load{tcpDoor, "", program("bulk", "--connections", "8")}.measure},
+	{"short", true, load{tcpDoor, "connection", program("short")}.measure},
+
+	{"start", true, startTimes},
 }
 
 func workNames() []string {
@@ -27,65 +53,6 @@ func workNames() []string {
 	}
 	return names
 }
-
-// throughput measures every peer once a round, so that what slows the machine
-// down for a while slows all of them down; who is first changes each round.
-func throughput(ctx context.Context, l *lab, rigs []*rig, results *results) error {
-	counts, err := l.connections()
-	if err != nil {
-		return err
-	}
-	for _, connections := range counts {
-		name := fmt.Sprintf("http1-256B-c%d", connections)
-		for _, r := range rigs {
-			if _, err := l.wrk(ctx, r, connections, time.Second); err != nil { // warm up
-				return fmt.Errorf("%s: %w", r.peer, err)
-			}
-		}
-		for round := range l.rounds {
-			progress("%s: round %d of %d", name, round+1, l.rounds)
-			for i := range rigs {
-				r := rigs[(i+round)%len(rigs)]
-				if err := l.throughputOnce(ctx, r, name, connections, results); err != nil {
-					return fmt.Errorf("%s: %w", r.peer, err)
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func (l *lab) throughputOnce(ctx context.Context, r *rig, name string, connections int, results *results) error {
-	before, err := cpu(r.proxies)
-	if err != nil {
-		return err
-	}
-	got, err := l.wrk(ctx, r, connections, l.long)
-	if err != nil {
-		return err
-	}
-	after, err := cpu(r.proxies)
-	if err != nil {
-		return err
-	}
-	results.add(name, r.peer, "requests/s", float64(got.requests)/got.seconds)
-	results.add(name, r.peer, "p50 us", micros(got.p50))
-	results.add(name, r.peer, "p99 us", micros(got.p99))
-	if len(r.proxies) > 0 {
-		results.add(name, r.peer, "CPU us/request", micros(after-before)/float64(got.requests))
-		m, err := memoryOf(r.proxies...)
-		if err != nil {
-			return err
-		}
-		results.add(name, r.peer, "RSS MB, both", megabytes(m.rss()))
-		results.add(name, r.peer, "RssAnon MB, both", megabytes(m.anon))
-	}
-	return nil
-}
-
-func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
-
-func megabytes(n int) float64 { return float64(n) / 1e6 }
 
 // progress tells, on the terminal only, what is going on.
 func progress(format string, args ...any) {
