@@ -79,7 +79,7 @@ func Handler(config HandlerConfig) (http.Handler, error) {
 	mux.HandleFunc("GET /api/v1/tap", h.serveTap)
 	mux.HandleFunc("HEAD /api/v1/stream", refuse) // it would never end
 	mux.HandleFunc("HEAD /api/v1/tap", refuse)
-	mux.Handle("GET "+openAPIPath, page)
+	mux.HandleFunc("GET /api/v1/openapi.yaml", serveOpenAPI)
 	mux.HandleFunc("/api/", refuse)
 	mux.Handle("/", page)
 	return guard(config.Hosts, mux), nil
