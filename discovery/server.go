@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
 )
 
 // defaultWatchLimit is far above what a workload calls in the time for which
@@ -26,6 +27,10 @@ type ServerConfig struct {
 	State *State
 	// Caller names who a watch is counted for; nil: all callers are one.
 	Caller func(context.Context) string
+	// Place tells where a caller is, PeerID who; nil: nobody knows. Both are
+	// asked only about what a cluster knows.
+	Place  func(context.Context) Place
+	PeerID func(context.Context) (mesh.ID, bool)
 	// WatchLimit bounds what one caller watches, streams and addresses taken
 	// together; 0: 4096.
 	WatchLimit int
@@ -46,6 +51,12 @@ type Server struct {
 func NewServer(config ServerConfig) *Server {
 	if config.Caller == nil {
 		config.Caller = func(context.Context) string { return "" }
+	}
+	if config.Place == nil {
+		config.Place = func(context.Context) Place { return Place{} }
+	}
+	if config.PeerID == nil {
+		config.PeerID = func(context.Context) (mesh.ID, bool) { return mesh.ID{}, false }
 	}
 	if config.WatchLimit == 0 {
 		config.WatchLimit = defaultWatchLimit
@@ -99,6 +110,8 @@ func (s *Server) follow(ctx context.Context, caller string, requests <-chan *tul
 	defer func() { s.leave(caller, 1+len(w.addresses)) }()
 	for {
 		snapshot, changed := s.config.State.Watch()
+		// A proxy may be faster than the news of where its pod is.
+		w.place = s.config.Place(ctx)
 		if err := w.send(snapshot, send); err != nil {
 			return err
 		}
@@ -118,6 +131,7 @@ func (s *Server) follow(ctx context.Context, caller string, requests <-chan *tul
 type watch struct {
 	server    *Server
 	caller    string
+	place     Place
 	addresses map[string]*watched // by the spelling in which they were added
 }
 
@@ -159,7 +173,7 @@ func (w *watch) send(snapshot *Snapshot, send func(*tullev1.Destination) error) 
 	for name, a := range w.addresses {
 		// An unchanged service keeps its pointer: most changes end here, and
 		// 10,000 watched addresses cost as many lookups.
-		match := snapshot.Match(a.addr)
+		match := snapshot.Match(a.addr).From(w.place)
 		if a.sent && match == a.last {
 			continue
 		}

@@ -68,6 +68,8 @@ type Snapshot struct {
 	names  map[string]target         // of services and of replicas
 	addrs  map[netip.Addr]target     // of services and of replicas
 	listed map[netip.AddrPort]target // of catalog endpoints
+
+	cluster *clusterIndex // nil: there is none
 }
 
 // target is a service, or one replica of it.
@@ -123,6 +125,9 @@ type Match struct {
 	Service *Service
 	Replica *Replica // set if a replica's own address was asked for
 	Addr    netip.AddrPort
+
+	cluster clusterTarget // instead of Service
+	from    Place
 }
 
 // Match looks up what is behind an address.
@@ -133,13 +138,29 @@ func (s *Snapshot) Match(addr netip.AddrPort) Match {
 		t, ok = s.listed[addr]
 	}
 	if !ok {
-		return Match{}
+		found, ok := s.cluster.match(addr)
+		if !ok {
+			return Match{}
+		}
+		return Match{Addr: addr, cluster: found}
 	}
 	return Match{Service: t.service, Replica: t.replica, Addr: addr}
 }
 
+// From returns the Match as it is for a caller at place. Only a cluster knows
+// of places.
+func (m Match) From(place Place) Match {
+	if m.cluster != (clusterTarget{}) {
+		m.from = place
+	}
+	return m
+}
+
 // Destination returns the Match as the API carries it, without a revision.
 func (m Match) Destination() *tullev1.Destination {
+	if m.cluster != (clusterTarget{}) {
+		return m.cluster.destination(m.Addr, m.from)
+	}
 	if m.Service == nil {
 		return &tullev1.Destination{}
 	}
@@ -267,6 +288,7 @@ func newDraft(old *Snapshot) draft {
 		names:    maps.Clone(old.names),
 		addrs:    maps.Clone(old.addrs),
 		listed:   maps.Clone(old.listed),
+		cluster:  old.cluster,
 	}}
 }
 

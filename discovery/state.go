@@ -25,7 +25,8 @@ var ErrNameTaken = errors.New("name taken")
 type Config struct {
 	TrustDomain string // of the replicas' identities
 	Namespace   string // of every service; "": "default"
-	// Where addresses come from. A family whose two prefixes are zero is not used.
+	// Where addresses come from. A family whose two prefixes are zero is not
+	// used; without any, nobody can join: all there is comes from a cluster.
 	Replicas4, Replicas6 netip.Prefix
 	VIPs4, VIPs6         netip.Prefix
 	Reserved             []netip.Addr     // never handed out: the gateway's
@@ -48,9 +49,6 @@ func Halves(network netip.Prefix) (low, high netip.Prefix) {
 // Validate reports what is wrong with the Config.
 func (c Config) Validate() error {
 	errs := []error{mesh.ID{TrustDomain: c.TrustDomain, Namespace: c.Namespace, Account: "a"}.Validate()}
-	if !c.Replicas4.IsValid() && !c.Replicas6.IsValid() {
-		errs = append(errs, errors.New("no network for replicas"))
-	}
 	if c.Replicas4.IsValid() != c.VIPs4.IsValid() || c.Replicas6.IsValid() != c.VIPs6.IsValid() {
 		errs = append(errs, errors.New("a family has a network for replicas or for services only"))
 	}
@@ -153,6 +151,9 @@ func (s *State) Join(req JoinRequest) (*Lease, error) {
 	}
 	if slices.Contains(req.Ports, 0) {
 		return nil, fmt.Errorf("service %q: port 0: must be 1 to 65535", req.Service)
+	}
+	if s.replicas == (family{}) {
+		return nil, fmt.Errorf("service %q: there is no network for replicas", req.Service)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

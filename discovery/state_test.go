@@ -264,8 +264,12 @@ func TestSnapshotsDoNotChange(t *testing.T) {
 }
 
 func TestConfigValidate(t *testing.T) {
-	if _, err := NewState(Config{TrustDomain: "tulle.local"}); err == nil {
-		t.Error("no network accepted")
+	s, err := NewState(Config{TrustDomain: "tulle.local"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Join(JoinRequest{Service: "web"}); err == nil {
+		t.Error("a replica without an address")
 	}
 	config := testConfig()
 	config.TrustDomain = "UPPER"
@@ -279,7 +283,7 @@ func TestConfigValidate(t *testing.T) {
 	}
 	config = testConfig()
 	config.Replicas6, config.VIPs6 = netip.Prefix{}, netip.Prefix{}
-	s, err := NewState(config)
+	s, err = NewState(config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,7 +103,7 @@ func (a *Auth) admit(ctx context.Context, method string) (context.Context, error
 	case errors.Is(err, errNoCertificate) && method == tullev1.Identity_Certify_FullMethodName:
 		return ctx, nil // Certify itself demands a token then
 	}
-	a.refusals.warn(callerAddr(ctx), "refused a call", "method", method, "reason", err)
+	a.refusals.warn(CallerAddr(ctx), "refused a call", "method", method, "reason", err)
 	return nil, status.Error(codes.Unauthenticated, "a valid certificate of this mesh is needed")
 }
 
@@ -132,8 +132,8 @@ type authenticatedStream struct {
 
 func (s *authenticatedStream) Context() context.Context { return s.ctx }
 
-// callerAddr returns the address an RPC came from, the zero Addr if it has none.
-func callerAddr(ctx context.Context) netip.Addr {
+// CallerAddr returns the address an RPC came from, the zero Addr if it has none.
+func CallerAddr(ctx context.Context) netip.Addr {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return netip.Addr{}
@@ -145,5 +145,5 @@ func callerAddr(ctx context.Context) netip.Addr {
 // identity, which replicas of a service share, and its address.
 func CallerName(ctx context.Context) string {
 	id, _ := PeerID(ctx)
-	return id.String() + "@" + callerAddr(ctx).String()
+	return id.String() + "@" + CallerAddr(ctx).String()
 }

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,10 +55,11 @@ func (c Config) Validate() error {
 	return mesh.ControlID(c.TrustDomain).Validate()
 }
 
-// signer is a root with its key.
+// signer is a root with its key, or an intermediate of somebody else's root.
 type signer struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
+	key           *ecdsa.PrivateKey
+	cert          *x509.Certificate
+	intermediates []*x509.Certificate // from cert up to its root, if cert is none itself
 }
 
 // Authority signs certificates of one trust domain. Many goroutines may use it
@@ -86,7 +88,8 @@ func Open(config Config) (*Authority, error) {
 	return open(config, s)
 }
 
-func open(config Config, s *store) (*Authority, error) {
+// blank returns an Authority without a signer.
+func blank(config *Config) (*Authority, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
@@ -96,7 +99,15 @@ func open(config Config, s *store) (*Authority, error) {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	a := &Authority{trustDomain: config.TrustDomain, now: config.Now, store: s}
+	return &Authority{trustDomain: config.TrustDomain, now: config.Now}, nil
+}
+
+func open(config Config, s *store) (*Authority, error) {
+	a, err := blank(&config)
+	if err != nil {
+		return nil, err
+	}
+	a.store = s
 	if s == nil {
 		return a, a.create()
 	}
@@ -139,7 +150,7 @@ func (a *Authority) Sign(csrDER []byte, id mesh.ID, now time.Time) (*Issued, err
 	if err != nil {
 		return nil, err
 	}
-	return a.signKey(key, id, now)
+	return a.signKey(key, &x509.Certificate{URIs: []*url.URL{id.URL()}}, now)
 }
 
 func (a *Authority) checkID(id mesh.ID) error {
@@ -152,30 +163,44 @@ func (a *Authority) checkID(id mesh.ID) error {
 	return nil
 }
 
-func (a *Authority) signKey(key *ecdsa.PublicKey, id mesh.ID, now time.Time) (*Issued, error) {
-	a.mu.Lock()
-	root := a.current
-	a.mu.Unlock()
-	template := &x509.Certificate{
-		SerialNumber:          newSerial(),
-		NotBefore:             now.Add(-backDate).Truncate(time.Second),
-		NotAfter:              now.Add(LeafLife).Truncate(time.Second),
-		URIs:                  []*url.URL{id.URL()},
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true, // and not a CA
-	}
-	if template.NotAfter.After(root.cert.NotAfter) {
-		template.NotAfter = root.cert.NotAfter
+// signKey certifies key for the names in template, which it completes.
+func (a *Authority) signKey(key *ecdsa.PublicKey, template *x509.Certificate, now time.Time) (*Issued, error) {
+	by := a.signer()
+	template.SerialNumber = newSerial()
+	template.NotBefore = now.Add(-backDate).Truncate(time.Second)
+	template.NotAfter = now.Add(LeafLife).Truncate(time.Second)
+	template.KeyUsage = x509.KeyUsageDigitalSignature
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	template.BasicConstraintsValid = true // and not a CA
+	if template.NotAfter.After(by.cert.NotAfter) {
+		template.NotAfter = by.cert.NotAfter
 	}
 	if !template.NotAfter.After(now) {
-		return nil, fmt.Errorf("sign for %s: the root ended on %s", id, root.cert.NotAfter.Format(time.DateOnly))
+		return nil, fmt.Errorf("sign for %s: the root ended on %s", names(template), by.cert.NotAfter.Format(time.DateOnly))
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, root.cert, key, root.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, key, by.key)
 	if err != nil {
-		return nil, fmt.Errorf("sign for %s: %w", id, err)
+		return nil, fmt.Errorf("sign for %s: %w", names(template), err)
 	}
-	return &Issued{Chain: [][]byte{der}, NotBefore: template.NotBefore, NotAfter: template.NotAfter}, nil
+	issued := &Issued{Chain: [][]byte{der}, NotBefore: template.NotBefore, NotAfter: template.NotAfter}
+	for _, cert := range by.intermediates {
+		issued.Chain = append(issued.Chain, cert.Raw)
+	}
+	return issued, nil
+}
+
+func (a *Authority) signer() signer {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.current
+}
+
+func names(cert *x509.Certificate) string {
+	list := slices.Clone(cert.DNSNames)
+	for _, u := range cert.URIs {
+		list = append(list, u.String())
+	}
+	return strings.Join(list, ", ")
 }
 
 // newSerial draws 128 random bits (CA/Browser Forum asks for 64, RFC 5280
@@ -345,18 +370,11 @@ func tooManyRoots() error {
 
 // checkRoot reports why cert cannot be a root of the trust domain.
 func checkRoot(cert *x509.Certificate, trustDomain string, now time.Time) error {
-	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
-	switch {
-	case !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0:
-		return errors.New("it is not an authority's certificate")
-	case !ok || key.Curve != elliptic.P256():
-		return fmt.Errorf("its key is %s, only ECDSA P-256 is supported", cert.PublicKeyAlgorithm)
-	case !bytes.Equal(cert.RawIssuer, cert.RawSubject) || cert.CheckSignatureFrom(cert) != nil:
+	if err := checkAuthority(cert, now); err != nil {
+		return err
+	}
+	if !isSelfSigned(cert) {
 		return errors.New("it is not self-signed")
-	case now.Before(cert.NotBefore):
-		return fmt.Errorf("it is valid from %s on, but the clock here says %s: set the clock", cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
-	case now.After(cert.NotAfter):
-		return fmt.Errorf("it ended on %s", cert.NotAfter.UTC().Format(time.RFC3339))
 	}
 	name, err := mesh.SoleName(cert.Extensions)
 	if err != nil {
@@ -364,6 +382,26 @@ func checkRoot(cert *x509.Certificate, trustDomain string, now time.Time) error 
 	}
 	if name != "spiffe://"+trustDomain {
 		return fmt.Errorf("it is of the trust domain %q, not of %q", name, "spiffe://"+trustDomain)
+	}
+	return nil
+}
+
+func isSelfSigned(cert *x509.Certificate) bool {
+	return bytes.Equal(cert.RawIssuer, cert.RawSubject) && cert.CheckSignatureFrom(cert) == nil
+}
+
+// checkAuthority reports why cert cannot sign certificates now.
+func checkAuthority(cert *x509.Certificate, now time.Time) error {
+	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	switch {
+	case !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0:
+		return errors.New("it is not an authority's certificate")
+	case !ok || key.Curve != elliptic.P256():
+		return fmt.Errorf("its key is %s, only ECDSA P-256 is supported", cert.PublicKeyAlgorithm)
+	case now.Before(cert.NotBefore):
+		return fmt.Errorf("it is valid from %s on, but the clock here says %s: set the clock", cert.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	case now.After(cert.NotAfter):
+		return fmt.Errorf("it ended on %s", cert.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

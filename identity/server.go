@@ -29,6 +29,12 @@ const (
 type ServerConfig struct {
 	Authority *Authority
 	Tokens    *Tokens
+	// Prove returns who the holder of a token is; nil: Tokens knows. ctx is of
+	// the call, for CallerAddr.
+	Prove func(ctx context.Context, token string) (mesh.ID, error)
+	// TokenOnly demands a token for each certificate, also for a renewal: of
+	// tokens that somebody else keeps good, and takes back.
+	TokenOnly bool
 	// Admit is asked before anything is signed for id; an error refuses, and is
 	// logged. nil: whoever proves an identity may have a certificate for it.
 	Admit func(id mesh.ID) error
@@ -52,6 +58,9 @@ func NewServer(config ServerConfig) *Server {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
+	if config.Prove == nil {
+		config.Prove = func(_ context.Context, token string) (mesh.ID, error) { return config.Tokens.Redeem(token) }
+	}
 	return &Server{
 		config:     config,
 		callers:    newLimiter[netip.Addr](callerRate, callerBurst, maxBuckets),
@@ -65,7 +74,7 @@ func NewServer(config ServerConfig) *Server {
 // the caller about a refusal is the same whatever the reason was; the log has it.
 func (s *Server) Certify(ctx context.Context, req *tullev1.CertifyRequest) (*tullev1.CertifyResponse, error) {
 	now := s.config.Authority.Now()
-	from := callerAddr(ctx)
+	from := CallerAddr(ctx)
 	if !s.callers.allow(from, now) {
 		return nil, s.refuse(codes.ResourceExhausted, from, mesh.ID{}, errors.New("too many calls from this address"))
 	}
@@ -100,13 +109,19 @@ func (s *Server) Certify(ctx context.Context, req *tullev1.CertifyRequest) (*tul
 	}, nil
 }
 
+// errNoToken is a caller who should have shown one.
+var errNoToken = errors.New("a certificate does not do: a token is needed each time")
+
 // prove returns who the caller is. A token decides alone if there is one: a
 // proxy that was started anew may still show the certificate of before.
 func (s *Server) prove(ctx context.Context, token string) (mesh.ID, error) {
 	if token != "" {
-		return s.config.Tokens.Redeem(token)
+		return s.config.Prove(ctx, token)
 	}
 	id, ok := PeerID(ctx)
+	if ok && s.config.TokenOnly {
+		return id, errNoToken
+	}
 	if !ok {
 		return mesh.ID{}, errNoCertificate
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -322,14 +323,15 @@ func TestServerTLSVersions(t *testing.T) {
 func TestOwnLeaf(t *testing.T) {
 	clock := newClock()
 	a := newAuthority(t, clock)
-	own := &ownLeaf{authority: a, id: mesh.ControlID(testDomain)}
+	control := mesh.ControlID(testDomain)
+	own := &ownLeaf{authority: a, names: x509.Certificate{URIs: []*url.URL{control.URL()}}}
 	get := func() *tls.Certificate {
 		t.Helper()
 		cert, err := own.get(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if id, err := verify(cert.Certificate, a.Roots(), clock.Now()); err != nil || id != own.id {
+		if id, err := verify(cert.Certificate, a.Roots(), clock.Now()); err != nil || id != control {
 			t.Fatalf("%v, %v", id, err)
 		}
 		return cert

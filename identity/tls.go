@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	mathrand "math/rand/v2"
+	"net/url"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 // certificate (they have none before their first Certify; Auth keeps them
 // to that), but one that is shown must be good.
 func ServerTLS(a *Authority, id mesh.ID) *tls.Config {
-	own := &ownLeaf{authority: a, id: id}
+	own := &ownLeaf{authority: a, names: x509.Certificate{URIs: []*url.URL{id.URL()}}}
 	return &tls.Config{
 		MinVersion:       tls.VersionTLS13,
 		CurvePreferences: []tls.CurveID{tls.X25519MLKEM768},
@@ -36,6 +37,14 @@ func ServerTLS(a *Authority, id mesh.ID) *tls.Config {
 	}
 }
 
+// HostTLS returns the TLS side of a listener for clients that know the control
+// plane by host names, such as the API server that calls a webhook. Its
+// certificate renews itself.
+func HostTLS(a *Authority, hosts ...string) *tls.Config {
+	own := &ownLeaf{authority: a, names: x509.Certificate{DNSNames: hosts}}
+	return &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: own.get}
+}
+
 // verifyCaller returns who is at the other end of a connection, by the roots
 // and the clock of this moment.
 func verifyCaller(a *Authority, state tls.ConnectionState) (mesh.ID, error) {
@@ -48,11 +57,11 @@ func verifyCaller(a *Authority, state tls.ConnectionState) (mesh.ID, error) {
 // goroutine has to watch over it.
 type ownLeaf struct {
 	authority *Authority
-	id        mesh.ID
+	names     x509.Certificate // its names, and nothing else
 
 	mu    sync.Mutex
 	leaf  *tls.Certificate
-	root  *x509.Certificate // the one that signed leaf
+	by    *x509.Certificate // what signed leaf
 	renew time.Time
 }
 
@@ -60,20 +69,21 @@ func (o *ownLeaf) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.authority.Now()
-	root := o.authority.Roots().Certificates[0]
-	if o.leaf != nil && now.Before(o.renew) && root.Equal(o.root) {
+	by := o.authority.signer().cert
+	if o.leaf != nil && now.Before(o.renew) && by.Equal(o.by) {
 		return o.leaf, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	issued, err := o.authority.signKey(&key.PublicKey, o.id, now)
+	template := o.names
+	issued, err := o.authority.signKey(&key.PublicKey, &template, now)
 	if err != nil {
 		return nil, err
 	}
 	o.leaf = &tls.Certificate{Certificate: issued.Chain, PrivateKey: key}
-	o.root = root
+	o.by = by
 	o.renew = mesh.RenewAt(issued.NotBefore, issued.NotAfter, mathrand.Float64())
 	return o.leaf, nil
 }

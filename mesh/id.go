@@ -43,10 +43,11 @@ func (id ID) Validate() error {
 	if err := checkTrustDomain(id.TrustDomain); err != nil {
 		errs = append(errs, err)
 	}
-	for _, part := range []struct{ what, name string }{{"namespace", id.Namespace}, {"account", id.Account}} {
-		if err := CheckName(part.name); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", part.what, err))
-		}
+	if err := CheckName(id.Namespace); err != nil {
+		errs = append(errs, fmt.Errorf("namespace: %w", err))
+	}
+	if err := CheckDottedName(id.Account); err != nil {
+		errs = append(errs, fmt.Errorf("account: %w", err))
 	}
 	return errors.Join(errs...)
 }
@@ -76,8 +77,23 @@ func ParseID(s string) (ID, error) {
 	return id, nil
 }
 
-// CheckName reports why s cannot name a namespace, an account or a workload:
-// names are DNS labels (RFC 1123), since they turn up in host names.
+// CheckDottedName reports why s cannot name an account, a workload or a service:
+// Kubernetes lets the names of service accounts and of pods have dots (RFC 1123
+// subdomains), and a service there is NAME.NAMESPACE.
+func CheckDottedName(s string) error {
+	if s == "" || len(s) > 253 {
+		return fmt.Errorf("name %q: must have 1 to 253 characters", s)
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if err := CheckName(label); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckName reports why s cannot name a namespace: names are DNS labels
+// (RFC 1123), since they turn up in host names.
 func CheckName(s string) error {
 	if s == "" || len(s) > 63 {
 		return fmt.Errorf("name %q: must have 1 to 63 characters", s)

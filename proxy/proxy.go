@@ -42,7 +42,7 @@ const defaultDrain = 5 * time.Second
 func (c *Config) Validate() error {
 	var errs []error
 	for _, field := range []struct{ name, value string }{{"workload", c.Workload}, {"service", c.Service}} {
-		if err := mesh.CheckName(field.value); err != nil {
+		if err := mesh.CheckDottedName(field.value); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", field.name, err))
 		}
 	}

@@ -75,6 +75,86 @@ func (Protocol) EnumDescriptor() ([]byte, []int) {
 	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{0}
 }
 
+type WatchPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchPolicyRequest) Reset() {
+	*x = WatchPolicyRequest{}
+	mi := &file_tulle_v1_discovery_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPolicyRequest) ProtoMessage() {}
+
+func (x *WatchPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tulle_v1_discovery_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPolicyRequest.ProtoReflect.Descriptor instead.
+func (*WatchPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{0}
+}
+
+type Policy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Strict        bool                   `protobuf:"varint,1,opt,name=strict,proto3" json:"strict,omitempty"` // refuse callers without an identity
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_tulle_v1_discovery_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_tulle_v1_discovery_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Policy) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
 // WatchRequest changes what a watch is about. Addresses are what the workload
 // dialled, "10.84.128.1:8080" or "[fd84::1]:8080".
 type WatchRequest struct {
@@ -87,7 +167,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_tulle_v1_discovery_proto_msgTypes[0]
+	mi := &file_tulle_v1_discovery_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -99,7 +179,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_discovery_proto_msgTypes[0]
+	mi := &file_tulle_v1_discovery_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -112,7 +192,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{0}
+	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *WatchRequest) GetAdd() []string {
@@ -143,7 +223,7 @@ type Destination struct {
 
 func (x *Destination) Reset() {
 	*x = Destination{}
-	mi := &file_tulle_v1_discovery_proto_msgTypes[1]
+	mi := &file_tulle_v1_discovery_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -155,7 +235,7 @@ func (x *Destination) String() string {
 func (*Destination) ProtoMessage() {}
 
 func (x *Destination) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_discovery_proto_msgTypes[1]
+	mi := &file_tulle_v1_discovery_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -168,7 +248,7 @@ func (x *Destination) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Destination.ProtoReflect.Descriptor instead.
 func (*Destination) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{1}
+	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Destination) GetAddress() string {
@@ -225,7 +305,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_tulle_v1_discovery_proto_msgTypes[2]
+	mi := &file_tulle_v1_discovery_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -237,7 +317,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_tulle_v1_discovery_proto_msgTypes[2]
+	mi := &file_tulle_v1_discovery_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -250,7 +330,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{2}
+	return file_tulle_v1_discovery_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -285,7 +365,10 @@ var File_tulle_v1_discovery_proto protoreflect.FileDescriptor
 
 const file_tulle_v1_discovery_proto_rawDesc = "" +
 	"\n" +
-	"\x18tulle/v1/discovery.proto\x12\btulle.v1\"4\n" +
+	"\x18tulle/v1/discovery.proto\x12\btulle.v1\"\x14\n" +
+	"\x12WatchPolicyRequest\" \n" +
+	"\x06Policy\x12\x16\n" +
+	"\x06strict\x18\x01 \x01(\bR\x06strict\"4\n" +
 	"\fWatchRequest\x12\x10\n" +
 	"\x03add\x18\x01 \x03(\tR\x03add\x12\x12\n" +
 	"\x04drop\x18\x02 \x03(\tR\x04drop\"\xdd\x01\n" +
@@ -305,9 +388,10 @@ const file_tulle_v1_discovery_proto_rawDesc = "" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0ePROTOCOL_HTTP1\x10\x01\x12\x12\n" +
 	"\x0ePROTOCOL_HTTP2\x10\x02\x12\x10\n" +
-	"\fPROTOCOL_TCP\x10\x032G\n" +
+	"\fPROTOCOL_TCP\x10\x032\x88\x01\n" +
 	"\tDiscovery\x12:\n" +
-	"\x05Watch\x12\x16.tulle.v1.WatchRequest\x1a\x15.tulle.v1.Destination(\x010\x01B2Z0github.com/tulle-mesh/tulle/api/tulle/v1;tullev1b\x06proto3"
+	"\x05Watch\x12\x16.tulle.v1.WatchRequest\x1a\x15.tulle.v1.Destination(\x010\x01\x12?\n" +
+	"\vWatchPolicy\x12\x1c.tulle.v1.WatchPolicyRequest\x1a\x10.tulle.v1.Policy0\x01B2Z0github.com/tulle-mesh/tulle/api/tulle/v1;tullev1b\x06proto3"
 
 var (
 	file_tulle_v1_discovery_proto_rawDescOnce sync.Once
@@ -322,20 +406,24 @@ func file_tulle_v1_discovery_proto_rawDescGZIP() []byte {
 }
 
 var file_tulle_v1_discovery_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tulle_v1_discovery_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_tulle_v1_discovery_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_tulle_v1_discovery_proto_goTypes = []any{
-	(Protocol)(0),        // 0: tulle.v1.Protocol
-	(*WatchRequest)(nil), // 1: tulle.v1.WatchRequest
-	(*Destination)(nil),  // 2: tulle.v1.Destination
-	(*Endpoint)(nil),     // 3: tulle.v1.Endpoint
+	(Protocol)(0),              // 0: tulle.v1.Protocol
+	(*WatchPolicyRequest)(nil), // 1: tulle.v1.WatchPolicyRequest
+	(*Policy)(nil),             // 2: tulle.v1.Policy
+	(*WatchRequest)(nil),       // 3: tulle.v1.WatchRequest
+	(*Destination)(nil),        // 4: tulle.v1.Destination
+	(*Endpoint)(nil),           // 5: tulle.v1.Endpoint
 }
 var file_tulle_v1_discovery_proto_depIdxs = []int32{
 	0, // 0: tulle.v1.Destination.protocol:type_name -> tulle.v1.Protocol
-	3, // 1: tulle.v1.Destination.endpoints:type_name -> tulle.v1.Endpoint
-	1, // 2: tulle.v1.Discovery.Watch:input_type -> tulle.v1.WatchRequest
-	2, // 3: tulle.v1.Discovery.Watch:output_type -> tulle.v1.Destination
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
+	5, // 1: tulle.v1.Destination.endpoints:type_name -> tulle.v1.Endpoint
+	3, // 2: tulle.v1.Discovery.Watch:input_type -> tulle.v1.WatchRequest
+	1, // 3: tulle.v1.Discovery.WatchPolicy:input_type -> tulle.v1.WatchPolicyRequest
+	4, // 4: tulle.v1.Discovery.Watch:output_type -> tulle.v1.Destination
+	2, // 5: tulle.v1.Discovery.WatchPolicy:output_type -> tulle.v1.Policy
+	4, // [4:6] is the sub-list for method output_type
+	2, // [2:4] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
 	2, // [2:2] is the sub-list for extension extendee
 	0, // [0:2] is the sub-list for field type_name
@@ -352,7 +440,7 @@ func file_tulle_v1_discovery_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tulle_v1_discovery_proto_rawDesc), len(file_tulle_v1_discovery_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,7 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Discovery_Watch_FullMethodName = "/tulle.v1.Discovery/Watch"
+	Discovery_Watch_FullMethodName       = "/tulle.v1.Discovery/Watch"
+	Discovery_WatchPolicy_FullMethodName = "/tulle.v1.Discovery/WatchPolicy"
 )
 
 // DiscoveryClient is the client API for Discovery service.
@@ -33,6 +34,9 @@ type DiscoveryClient interface {
 	// newest. An address that nothing is known of yields a Destination without a
 	// service. A mistake in a request ends the whole watch.
 	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, Destination], error)
+	// WatchPolicy sends what the caller's own workload is to enforce: whole, at
+	// once and whenever it changes.
+	WatchPolicy(ctx context.Context, in *WatchPolicyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Policy], error)
 }
 
 type discoveryClient struct {
@@ -56,6 +60,25 @@ func (c *discoveryClient) Watch(ctx context.Context, opts ...grpc.CallOption) (g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Discovery_WatchClient = grpc.BidiStreamingClient[WatchRequest, Destination]
 
+func (c *discoveryClient) WatchPolicy(ctx context.Context, in *WatchPolicyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Policy], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Discovery_ServiceDesc.Streams[1], Discovery_WatchPolicy_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchPolicyRequest, Policy]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Discovery_WatchPolicyClient = grpc.ServerStreamingClient[Policy]
+
 // DiscoveryServer is the server API for Discovery service.
 // All implementations must embed UnimplementedDiscoveryServer
 // for forward compatibility.
@@ -65,6 +88,9 @@ type DiscoveryServer interface {
 	// newest. An address that nothing is known of yields a Destination without a
 	// service. A mistake in a request ends the whole watch.
 	Watch(grpc.BidiStreamingServer[WatchRequest, Destination]) error
+	// WatchPolicy sends what the caller's own workload is to enforce: whole, at
+	// once and whenever it changes.
+	WatchPolicy(*WatchPolicyRequest, grpc.ServerStreamingServer[Policy]) error
 	mustEmbedUnimplementedDiscoveryServer()
 }
 
@@ -77,6 +103,9 @@ type UnimplementedDiscoveryServer struct{}
 
 func (UnimplementedDiscoveryServer) Watch(grpc.BidiStreamingServer[WatchRequest, Destination]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedDiscoveryServer) WatchPolicy(*WatchPolicyRequest, grpc.ServerStreamingServer[Policy]) error {
+	return status.Error(codes.Unimplemented, "method WatchPolicy not implemented")
 }
 func (UnimplementedDiscoveryServer) mustEmbedUnimplementedDiscoveryServer() {}
 func (UnimplementedDiscoveryServer) testEmbeddedByValue()                   {}
@@ -106,6 +135,17 @@ func _Discovery_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Discovery_WatchServer = grpc.BidiStreamingServer[WatchRequest, Destination]
 
+func _Discovery_WatchPolicy_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchPolicyRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DiscoveryServer).WatchPolicy(m, &grpc.GenericServerStream[WatchPolicyRequest, Policy]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Discovery_WatchPolicyServer = grpc.ServerStreamingServer[Policy]
+
 // Discovery_ServiceDesc is the grpc.ServiceDesc for Discovery service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -119,6 +159,11 @@ var Discovery_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Discovery_Watch_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "WatchPolicy",
+			Handler:       _Discovery_WatchPolicy_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "tulle/v1/discovery.proto",

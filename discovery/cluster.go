@@ -1,0 +1,218 @@
+package discovery
+
+import (
+	"net/netip"
+	"slices"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+// Cluster is all that is known of a Kubernetes cluster at one moment. It and
+// what it points to are immutable: a change is a new ClusterService or
+// ClusterPod, and what did not change keeps its pointer.
+type Cluster struct {
+	Services []*ClusterService
+	Pods     []*ClusterPod // those in the mesh
+	// Strict are the namespaces whose pods refuse callers without an identity.
+	Strict map[string]bool
+}
+
+// ClusterService is a Kubernetes Service.
+type ClusterService struct {
+	Name, Namespace string
+	// Addrs are its own addresses; none if it is headless.
+	Addrs []netip.Addr
+	Ports []ClusterPort
+	// NodeLocal: only endpoints on the caller's node may be sent anything
+	// (internalTrafficPolicy: Local).
+	NodeLocal bool
+}
+
+// ClusterPort is a TCP port of a Service.
+type ClusterPort struct {
+	Port      uint16
+	Protocol  mesh.Protocol // Unknown: not declared
+	Endpoints []ClusterEndpoint
+}
+
+// ClusterEndpoint is what one port of a Service leads to.
+type ClusterEndpoint struct {
+	Addr     netip.AddrPort
+	ID       mesh.ID // zero: not in the mesh, plaintext
+	Workload string  // name of the pod; "": not a pod
+	Node     string  // where it runs; "": unknown
+	// Zones are those from which it should be called; none: from all.
+	Zones []string
+	// Terminating: to be used only if there is no other one.
+	Terminating bool
+}
+
+// ClusterPod is a pod in the mesh.
+type ClusterPod struct {
+	Name, Namespace string
+	Addrs           []netip.Addr
+	ID              mesh.ID
+	Owner           string // name of the Deployment or the like that it belongs to
+	// Protocols are what its owner declared of its ports.
+	Protocols map[uint16]mesh.Protocol
+}
+
+// Place is where a caller is, as far as that is known.
+type Place struct{ Node, Zone string }
+
+// clusterIndex finds what is behind an address of a cluster.
+type clusterIndex struct {
+	virtual   map[netip.AddrPort]clusterTarget // addresses of services
+	endpoints map[netip.AddrPort]clusterTarget // endpoints, dialled directly
+	services  map[netip.Addr]*ClusterService
+	pods      map[netip.Addr]*ClusterPod
+	strict    map[string]bool
+}
+
+// clusterTarget is what a Match found. The zero one is nothing.
+type clusterTarget struct {
+	service  *ClusterService
+	port     *ClusterPort     // nil: the service has no such port
+	endpoint *ClusterEndpoint // set if it was dialled itself
+	pod      *ClusterPod      // dialled on a port of no service; service is nil then
+}
+
+// SetCluster replaces all that is known of a cluster at once.
+func (s *State) SetCluster(c *Cluster) {
+	index := newClusterIndex(c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := *s.Load()
+	next.Revision++
+	next.cluster = index
+	s.snapshot.Store(&next)
+}
+
+func newClusterIndex(c *Cluster) *clusterIndex {
+	x := &clusterIndex{
+		virtual:   make(map[netip.AddrPort]clusterTarget, len(c.Services)),
+		endpoints: make(map[netip.AddrPort]clusterTarget),
+		services:  make(map[netip.Addr]*ClusterService, len(c.Services)),
+		pods:      make(map[netip.Addr]*ClusterPod, len(c.Pods)),
+		strict:    c.Strict,
+	}
+	for _, s := range c.Services {
+		for _, addr := range s.Addrs {
+			x.services[addr] = s
+		}
+		for i := range s.Ports {
+			x.addPort(s, &s.Ports[i])
+		}
+	}
+	for _, p := range c.Pods {
+		for _, addr := range p.Addrs {
+			x.pods[addr] = p
+		}
+	}
+	return x
+}
+
+func (x *clusterIndex) addPort(s *ClusterService, p *ClusterPort) {
+	for _, addr := range s.Addrs {
+		x.virtual[netip.AddrPortFrom(addr, p.Port)] = clusterTarget{service: s, port: p}
+	}
+	for i := range p.Endpoints {
+		e := &p.Endpoints[i]
+		// Several services may have the endpoint: one name is as good as the
+		// other, but it has to be the same one after each change.
+		if known, ok := x.endpoints[e.Addr]; ok && fullName(known.service) <= fullName(s) {
+			continue
+		}
+		x.endpoints[e.Addr] = clusterTarget{service: s, port: p, endpoint: e}
+	}
+}
+
+func fullName(s *ClusterService) string { return s.Name + "." + s.Namespace }
+
+// match looks up what is behind an address. The nil index knows nothing.
+func (x *clusterIndex) match(addr netip.AddrPort) (clusterTarget, bool) {
+	if x == nil {
+		return clusterTarget{}, false
+	}
+	if t, ok := x.virtual[addr]; ok {
+		return t, true
+	}
+	if s, ok := x.services[addr.Addr()]; ok {
+		return clusterTarget{service: s}, true // refused at once, as by kube-proxy
+	}
+	if t, ok := x.endpoints[addr]; ok {
+		return t, true
+	}
+	if p, ok := x.pods[addr.Addr()]; ok {
+		return clusterTarget{pod: p}, true
+	}
+	return clusterTarget{}, false
+}
+
+// destination returns the target as the API carries it, to one who calls from place.
+func (t clusterTarget) destination(addr netip.AddrPort, from Place) *tullev1.Destination {
+	if p := t.pod; p != nil {
+		return &tullev1.Destination{
+			Service: p.Owner + "." + p.Namespace, Namespace: p.Namespace, Protocol: wireProtocol(p.Protocols[addr.Port()]),
+			Endpoints: []*tullev1.Endpoint{{Address: addr.String(), Identity: p.ID.String(), Workload: p.Name, Ready: true}},
+		}
+	}
+	d := &tullev1.Destination{Service: fullName(t.service), Namespace: t.service.Namespace}
+	if t.port == nil {
+		return d
+	}
+	d.Protocol = wireProtocol(t.port.Protocol)
+	if t.endpoint != nil {
+		e := t.endpoint.message()
+		e.Ready = true // whoever dials it knows what he wants
+		d.Endpoints = append(d.Endpoints, e)
+		return d
+	}
+	for _, e := range t.port.near(addr.Addr().Is4(), from, t.service.NodeLocal) {
+		d.Endpoints = append(d.Endpoints, e.message())
+	}
+	return d
+}
+
+func (e *ClusterEndpoint) message() *tullev1.Endpoint {
+	return &tullev1.Endpoint{Address: e.Addr.String(), Identity: e.ID.String(), Workload: e.Workload, Ready: !e.Terminating}
+}
+
+// near returns the endpoints that a caller at place is to use for what it
+// dialled in one family; those of the other one serve if there are none. Like
+// kube-proxy it follows zones only if each endpoint has some and one has the
+// caller's (KEP-2433): half-written hints would send everything to one endpoint.
+func (p *ClusterPort) near(v4 bool, from Place, nodeLocal bool) []*ClusterEndpoint {
+	var all, local, zone []*ClusterEndpoint
+	hinted := from.Zone != ""
+	for i := range p.Endpoints {
+		e := &p.Endpoints[i]
+		if e.Addr.Addr().Is4() != v4 && p.has(v4) {
+			continue // the same pods, under their other addresses
+		}
+		all = append(all, e)
+		if e.Node != "" && e.Node == from.Node {
+			local = append(local, e)
+		}
+		if !e.Terminating {
+			hinted = hinted && len(e.Zones) > 0
+		}
+		if slices.Contains(e.Zones, from.Zone) {
+			zone = append(zone, e)
+		}
+	}
+	ready := func(e *ClusterEndpoint) bool { return !e.Terminating }
+	switch {
+	case nodeLocal:
+		return local
+	case hinted && slices.ContainsFunc(zone, ready):
+		return zone
+	}
+	return all
+}
+
+// has tells whether there are endpoints of a family.
+func (p *ClusterPort) has(v4 bool) bool {
+	return slices.ContainsFunc(p.Endpoints, func(e ClusterEndpoint) bool { return e.Addr.Addr().Is4() == v4 })
+}
