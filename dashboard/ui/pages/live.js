@@ -1,0 +1,198 @@
+// Requests as they happen. Watching makes every proxy send more, so it goes on
+// only while this page is open and not paused.
+
+import { html, useEffect, useRef, useState } from "../html.js";
+import * as format from "../format.js";
+import { choose, go, to, toEdge, toService } from "../route.js";
+import { Empty, Figure, Security } from "../parts/basics.js";
+
+const most = 200; // rows that are kept
+const perSecond = 25; // events asked for; the rest is counted
+const drawEvery = 250; // ms
+
+const fields = ["service", "client", "method", "path", "status", "min_ms"];
+const statuses = { "": "any", "2xx": "2xx", "3xx": "3xx", "4xx": "4xx", "5xx": "5xx", failed: "failed" };
+const methods = ["", "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
+
+export function Live({ table, query }) {
+  const filter = Object.fromEntries(fields.filter((f) => query[f]).map((f) => [f, query[f]]));
+  const [paused, setPaused] = useState(false);
+  const tap = useTap(filter, paused);
+  return html`<div class="title">
+      <h1>Live</h1>
+      <p>requests as they happen, from every proxy</p>
+      <button id="pause" class=${paused ? "primary" : ""} onClick=${() => setPaused(!paused)} aria-pressed=${paused}>
+        ${paused ? "Resume" : "Pause"}
+      </button>
+    </div>
+    <${Filters} filter=${filter} services=${table.services} />
+    <${Command} filter=${filter} />
+    <p class="tally" role="status">${tallyOf(tap, paused)}</p>
+    ${tap.error && html`<p class="notice" role="alert">${tap.error}</p>`}
+    ${
+      tap.rows.length
+        ? html`<${Requests} rows=${tap.rows} />`
+        : html`<${Empty}
+            type=${Object.keys(filter).length ? null : "sudo tulle run --rm client -- curl -s http://web.mesh:8080/"}
+          >
+            ${Object.keys(filter).length ? html`Nothing that fits has happened since you look. <a href=${to("live")}>Without the filter</a>` : "Nothing has happened since you look. Make some traffic:"}
+          <//>`
+    }`;
+}
+
+const tallyOf = (tap, paused) =>
+  `${paused ? "Paused; the proxies send nothing. " : ""}${format.plain(format.count(tap.seen))} shown${tap.dropped ? `; ${format.plain(format.count(tap.dropped))} more were not, since at most ${perSecond} a second are asked for` : ""}`;
+
+// useTap collects events; those that come together are drawn together.
+function useTap(filter, paused) {
+  const [state, set] = useState({ rows: [], seen: 0, dropped: 0, error: "" });
+  const number = useRef(0);
+  const question = `/api/v1/tap?${new URLSearchParams({ ...filter, max: perSecond })}`;
+  useEffect(() => set({ rows: [], seen: 0, dropped: 0, error: "" }), [question]);
+  useEffect(() => {
+    if (paused) return;
+    let fresh = [];
+    let error = "";
+    const source = new EventSource(question);
+    source.onmessage = (message) => fresh.unshift({ ...JSON.parse(message.data), number: number.current++ });
+    source.onerror = async () => {
+      if (source.readyState === EventSource.CLOSED) error = await reason(question);
+    };
+    const draw = setInterval(() => {
+      if (!fresh.length && !error) return;
+      const [events, trouble] = [fresh, error];
+      [fresh, error] = [[], ""];
+      set((old) => ({
+        rows: [...events, ...old.rows].slice(0, most),
+        seen: old.seen + events.length,
+        dropped: old.dropped + events.reduce((n, e) => n + (e.dropped ?? 0), 0),
+        error: trouble,
+      }));
+    }, drawEvery);
+    return () => {
+      source.close();
+      clearInterval(draw);
+    };
+  }, [question, paused]);
+  return state;
+}
+
+// reason asks once more in a way that tells why a stream was refused.
+async function reason(question) {
+  const abort = new AbortController();
+  try {
+    const response = await fetch(question, { signal: abort.signal });
+    return response.ok ? "The stream broke off; resume to go on." : (await response.json()).error;
+  } catch {
+    return "The control plane does not answer; sudo tulle check says why.";
+  } finally {
+    abort.abort();
+  }
+}
+
+function Filters({ filter, services }) {
+  const timer = useRef(0);
+  const change = (event) => {
+    const form = event.currentTarget;
+    clearTimeout(timer.current);
+    timer.current = setTimeout(
+      () => form.reportValidity() && go(choose(Object.fromEntries(new FormData(form))), { replace: true }),
+      250,
+    );
+  };
+  const field = (name, word, more) =>
+    html`<label
+      >${word} <input name=${name} value=${filter[name] ?? ""} autocomplete="off" spellcheck=${false} ...${more}
+    /></label>`;
+  const choice = (name, word, options) =>
+    html`<label
+      >${word}
+      <select name=${name}>
+        ${options.map(([value, text]) => html`<option key=${value} value=${value} selected=${value === (filter[name] ?? "")}>${text}</option>`)}
+      </select></label
+    >`;
+  return html`<form
+    class="controls"
+    onInput=${change}
+    onSubmit=${(event) => event.preventDefault()}
+    aria-label="Filter"
+  >
+    ${field("service", "Service", { list: "known", placeholder: "any", size: 12 })}
+    ${field("client", "Caller", { list: "known", placeholder: "any", size: 12 })}
+    ${choice(
+      "method",
+      "Method",
+      methods.map((m) => [m, m || "any"]),
+    )}
+    ${field("path", "Path from", { placeholder: "/", size: 14 })}
+    ${choice("status", "Status", Object.entries(statuses))}
+    ${field("min_ms", "Slower than", { inputmode: "decimal", pattern: "[0-9]+([.][0-9]+)?", placeholder: "0", size: 4, title: "milliseconds, for instance 20" })}
+    <span class="quiet">ms</span>
+    <datalist id="known">${services.map((s) => html`<option key=${s.name} value=${s.name} />`)}</datalist>
+    ${Object.keys(filter).length > 0 && html`<a href=${to("live")}>Clear</a>`}
+  </form>`;
+}
+
+const flags = { client: "--client", method: "--method", path: "--path", status: "--status" };
+
+// commandOf is what shows the same in a terminal.
+export function commandOf(filter) {
+  const words = ["tulle", "tap"];
+  if (filter.service) words.push(filter.service);
+  for (const [field, flag] of Object.entries(flags)) if (filter[field]) words.push(flag, filter[field]);
+  if (filter.min_ms) words.push("--slower-than", `${filter.min_ms}ms`);
+  return words.map(quoted).join(" ");
+}
+
+const quoted = (word) => (/^[\w./:@%+=,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
+function Command({ filter }) {
+  const [copied, setCopied] = useState(false);
+  const command = commandOf(filter);
+  const copy = async () => {
+    await navigator.clipboard.writeText(command);
+    setCopied(true);
+    setTimeout(() => setCopied(false), 1500);
+  };
+  return html`<p class="command">
+    <span class="quiet">In a terminal:</span> <code id="command">${command}</code>
+    <button type="button" onClick=${copy}>${copied ? "Copied" : "Copy"}</button>
+  </p>`;
+}
+
+const Requests = ({ rows }) =>
+  html`<div class="scroll" tabindex="0" role="region" aria-label="Requests">
+    <table class="tap">
+      <thead>
+        <tr>
+          <th scope="col">Time</th>
+          <th scope="col">From</th>
+          <th scope="col">To</th>
+          <th scope="col" class="mid">Security</th>
+          <th scope="col">Request</th>
+          <th scope="col" class="number">Result</th>
+          <th scope="col" class="number">Took</th>
+          <th scope="col" class="number low">Received</th>
+        </tr>
+      </thead>
+      <tbody>
+        ${rows.map((e) => html`<${Request} key=${e.number} event=${e} />`)}
+      </tbody>
+    </table>
+  </div>`;
+
+function Request({ event: e }) {
+  const fine = e.outcome === "success";
+  const request = e.method ? `${e.method} ${e.path ?? ""}` : e.protocol;
+  const result = fine || e.outcome === "app-failure" ? (e.status ?? "ok") : e.outcome;
+  return html`<tr>
+    <td class="quiet">${format.clock(e.time, "milliseconds")}</td>
+    <td><a href=${toEdge({ source: e.source, destination: e.service })}>${e.source_workload || e.source}</a></td>
+    <td><a href=${toService(e.service, { replica: e.workload })}>${e.workload || e.service}</a></td>
+    <td class="mid"><${Security} kind=${e.security} /></td>
+    <td class="path" title=${request}>${request}</td>
+    <td class=${`number ${fine ? "" : "bad"}`}>${result}</td>
+    <td class="number"><${Figure} of=${format.latency(e.duration_s)} /></td>
+    <td class="number low"><${Figure} of=${format.bytes(e.bytes_received)} /></td>
+  </tr>`;
+}
