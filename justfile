@@ -2,6 +2,8 @@
 
 set positional-arguments
 
+import 'test/e2e/kube/recipes.just'
+
 # The state of the checkout is not part of a binary: its size and bytes depend on the code alone.
 export GOFLAGS := env("GOFLAGS", "") + " -buildvcs=false"
 
@@ -126,7 +128,7 @@ _need *packages:
     set -euo pipefail
     PATH=$PATH:/usr/sbin:/sbin
     declare -A brings=( # where that is not the package's name
-        [iproute2]=ip [procps]=ps [util-linux]=unshare [nftables]=nft [protobuf-compiler]=protoc
+        [iproute2]=ip [procps]=ps [util-linux]=unshare [containernetworking-plugins]=/usr/lib/cni [nftables]=nft [protobuf-compiler]=protoc
         [libc6-dev]=/usr/include/stdio.h [nginx-light]=nginx [redis-tools]=redis-cli
         [libnginx-mod-stream]=/usr/lib/nginx/modules/ngx_stream_module.so [python3-pip]=pip3
         [postgresql]=/usr/lib/postgresql [postgresql-contrib]=/usr/lib/postgresql

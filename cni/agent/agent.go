@@ -1,0 +1,211 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cni/redirect"
+	"github.com/tulle-mesh/tulle/mesh/cluster"
+)
+
+// Config is what an agent needs.
+type Config struct {
+	// Socket is where it is asked. Its folder is made, for root alone.
+	Socket string
+	// Results is the folder in which the runtime's CNI library keeps the
+	// results of its plugins, usually /var/lib/cni/results.
+	Results string
+	// Run is the machine's /run, as this process sees it: the results name
+	// network namespaces below that.
+	Run string
+	// Backend is which redirect to use; redirect.Auto takes the best.
+	Backend string
+	Log     *slog.Logger
+
+	// pick is redirect.Pick, but for tests.
+	pick func(want string, netns *os.File) (redirect.Backend, string, error)
+}
+
+// Validate reports everything that is wrong.
+func (c Config) Validate() error {
+	var errs []error
+	for what, value := range map[string]string{"socket": c.Socket, "results": c.Results, "run": c.Run} {
+		if !filepath.IsAbs(value) {
+			errs = append(errs, fmt.Errorf("%s: %q is not an absolute path", what, value))
+		}
+	}
+	if c.Backend == "" {
+		errs = append(errs, errors.New("backend: must be given"))
+	}
+	if c.Log == nil {
+		errs = append(errs, errors.New("log: must be given"))
+	}
+	return errors.Join(errs...)
+}
+
+// Agent redirects the traffic of pods. Its methods may be called from many
+// goroutines.
+type Agent struct {
+	config Config
+	ready  chan struct{}
+
+	mu   sync.Mutex
+	said string // which backend the log has named
+}
+
+// New returns an agent that does nothing until it is run.
+func New(c Config) (*Agent, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if c.pick == nil {
+		c.pick = redirect.Pick
+	}
+	return &Agent{config: c, ready: make(chan struct{})}, nil
+}
+
+// Ready is closed once the agent can be asked.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// Run serves until ctx ends, and returns when all requests are answered. The
+// socket of an agent that was killed is taken over.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := os.MkdirAll(filepath.Dir(a.config.Socket), 0o700); err != nil {
+		return err
+	}
+	if err := os.Remove(a.config.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	listener, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: a.config.Socket, Net: "unixpacket"})
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(a.config.Socket, 0o600); err != nil {
+		listener.Close()
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { listener.Close() })()
+	close(a.ready)
+	var all sync.WaitGroup
+	defer all.Wait()
+	for {
+		conn, err := listener.AcceptUnix()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept on %s: %w", a.config.Socket, err)
+		}
+		all.Go(func() { a.serve(conn) })
+	}
+}
+
+// serve answers one request.
+func (a *Agent) serve(conn *net.UnixConn) {
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	var reply Reply
+	if err := a.answer(conn); err != nil {
+		reply.Error = err.Error()
+	}
+	packet, err := json.Marshal(reply)
+	if err == nil {
+		_, err = conn.Write(packet)
+	}
+	if err != nil {
+		a.config.Log.Warn("the plugin did not wait for its answer", "error", err)
+	}
+}
+
+func (a *Agent) answer(conn *net.UnixConn) error {
+	if err := onlyRoot(conn); err != nil {
+		return err
+	}
+	request, netns, err := receive(conn)
+	if err != nil {
+		return fmt.Errorf("read the plugin's request: %w", err)
+	}
+	if netns != nil {
+		defer netns.Close()
+	}
+	switch request.Command {
+	case Status:
+		return nil
+	case Add:
+		err = a.redirect(request.Annotations, netns)
+	default:
+		return fmt.Errorf("unknown command %q", request.Command)
+	}
+	if err != nil {
+		a.config.Log.Error("pod", "command", request.Command, "pod", request.Pod, "error", err)
+		return err
+	}
+	a.config.Log.Info("pod", "command", request.Command, "pod", request.Pod)
+	return nil
+}
+
+// onlyRoot refuses peers that are not root: the socket's mode does, too, but a
+// mode is changed more easily than a program.
+func onlyRoot(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	var asked error
+	err = raw.Control(func(fd uintptr) { peer, asked = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(err, asked); err != nil {
+		return err
+	}
+	if peer.Uid != 0 {
+		return fmt.Errorf("only root may ask, not user %d", peer.Uid)
+	}
+	return nil
+}
+
+// redirect makes the kernel send the traffic of the pod in netns to its proxy,
+// if the pod has one.
+func (a *Agent) redirect(annotations map[string]string, netns *os.File) error {
+	if !Meshed(annotations) {
+		return nil
+	}
+	if netns == nil {
+		return errors.New("no network namespace came with the request")
+	}
+	rules, err := Rules(annotations)
+	if err != nil {
+		return err
+	}
+	backend, reason, err := a.config.pick(a.config.Backend, netns)
+	if err != nil {
+		return err
+	}
+	a.say(backend.Name(), reason)
+	return backend.Apply(rules)
+}
+
+// say logs which backend is used, each time that is another one.
+func (a *Agent) say(name, reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.said != name {
+		a.said = name
+		a.config.Log.Info("redirect", "backend", name, "reason", reason)
+	}
+}
+
+// Meshed tells whether a pod has a proxy, to which its traffic must go.
+func Meshed(annotations map[string]string) bool {
+	return annotations[cluster.InjectedAnnotation] != ""
+}

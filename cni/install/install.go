@@ -1,0 +1,199 @@
+// Package install puts the CNI plugin on a node and keeps it there: the
+// program into the folder where the runtime looks for plugins, and a last
+// entry into the chain of the network configuration that the runtime uses.
+//
+//	i := install.Node{...}
+//	err := i.Program()    // copies the program
+//	err = i.Watch(ctx, f) // chains it, again whenever another CNI writes its own configuration anew
+//	err = i.Remove()      // the node as it was
+//
+// The configuration in use is, for every runtime, the first by name of those
+// in the folder. Files take their names when they are whole, so that the
+// runtime never reads half of one.
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tulle-mesh/tulle/cni/plugin"
+)
+
+// Node is where things are on the machine, as this process sees it.
+type Node struct {
+	Conf   string // folder of network configurations, usually /etc/cni/net.d
+	Bin    string // folder of plugins, usually /opt/cni/bin
+	Self   string // the program to install
+	Socket string // the agent's, as the plugin will see it
+	Log    *slog.Logger
+}
+
+// aside is what a file's name ends with once a list has taken its place.
+const aside = ".before-tulle"
+
+// Program copies the plugin to where the runtime finds it.
+func (n Node) Program() error {
+	content, err := os.ReadFile(n.Self)
+	if err != nil {
+		return err
+	}
+	return write(filepath.Join(n.Bin, plugin.Name), content, 0o755)
+}
+
+// Chain makes the plugin the last of the chain that the runtime uses, and
+// tells whether it was not. It returns fs.ErrNotExist as long as there is no
+// configuration.
+func (n Node) Chain() (changed bool, err error) {
+	names, err := n.configurations()
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		changed, err := n.chainFile(name)
+		if errors.Is(err, errNotYet) {
+			continue // the runtime passes it over as well
+		}
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", name, err)
+		}
+		return changed, nil
+	}
+	return false, fmt.Errorf("%s: no network configuration: %w", n.Conf, fs.ErrNotExist)
+}
+
+func (n Node) chainFile(name string) (bool, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return false, err
+	}
+	conf, err := os.ReadFile(name)
+	if err != nil {
+		return false, err
+	}
+	list, changed, err := chain(conf, n.Socket)
+	if err != nil || !changed {
+		return false, err
+	}
+	target := name
+	if filepath.Ext(name) != ".conflist" { // read as a single plugin, whatever is inside
+		target = strings.TrimSuffix(name, filepath.Ext(name)) + ".conflist"
+	}
+	if err := write(target, list, info.Mode().Perm()); err != nil {
+		return false, err
+	}
+	if target != name {
+		return true, os.Rename(name, name+aside)
+	}
+	return true, nil
+}
+
+// configurations returns what a runtime would look at, in its order.
+func (n Node) configurations() ([]string, error) {
+	entries, err := os.ReadDir(n.Conf)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries { // sorted
+		if slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(e.Name())) {
+			names = append(names, filepath.Join(n.Conf, e.Name()))
+		}
+	}
+	return names, nil
+}
+
+// Watch chains the plugin, and does so again whenever somebody changes the
+// folder, until ctx ends. Each time it had to, it calls chained: pods may have
+// started meanwhile without it.
+func (n Node) Watch(ctx context.Context, chained func()) error {
+	changes, err := watch(n.Conf)
+	if err != nil {
+		return err
+	}
+	defer changes.Close()
+	defer context.AfterFunc(ctx, func() { changes.Close() })()
+	for {
+		switch changed, err := n.Chain(); {
+		case errors.Is(err, fs.ErrNotExist):
+			n.Log.Info("waiting for the cluster's network plugin", "error", err)
+		case err != nil:
+			n.Log.Error("cannot chain the plugin", "error", err)
+		case changed:
+			n.Log.Info("chained the plugin", "folder", n.Conf)
+			chained()
+		}
+		err := changes.wait()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", n.Conf, err)
+		}
+	}
+}
+
+// Remove takes the plugin out of every chain and deletes the program. It goes
+// on where something cannot be undone.
+func (n Node) Remove() error {
+	names, err := n.configurations()
+	errs := []error{err}
+	for _, name := range names {
+		errs = append(errs, n.unchainFile(name))
+	}
+	errs = append(errs, remove(filepath.Join(n.Bin, plugin.Name)))
+	return errors.Join(errs...)
+}
+
+func (n Node) unchainFile(name string) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	conf, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	list, changed, err := unchain(conf)
+	if err != nil || !changed {
+		return nil // not one of ours
+	}
+	stem := strings.TrimSuffix(name, filepath.Ext(name))
+	for _, ext := range []string{".conf", ".json"} {
+		err := os.Rename(stem+ext+aside, stem+ext)
+		if err == nil {
+			return os.Remove(name)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return write(name, list, info.Mode().Perm())
+}
+
+func remove(name string) error {
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// write makes a file that is there in full or not at all.
+func write(name string, content []byte, mode fs.FileMode) error {
+	part, err := os.CreateTemp(filepath.Dir(name), ".tulle-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(part.Name())
+	_, err = part.Write(content)
+	if err = errors.Join(err, part.Chmod(mode), part.Sync(), part.Close()); err != nil {
+		return err
+	}
+	return os.Rename(part.Name(), name)
+}
