@@ -112,14 +112,12 @@ func TestParse(t *testing.T) {
 		!slices.Equal(c.chosenPeers(), []string{"tulle", "direct"}) {
 		t.Errorf("parse = %+v, %v", c, err)
 	}
-	var chosen []string
-	for _, w := range works {
-		if c.chose(w) {
-			chosen = append(chosen, w.name)
-		}
+	want := [][]string{{"memory"}, {"http1-256B-c1", "http1-256B-c16", "http1-256B-c128"}}
+	if got := c.groups(); !reflect.DeepEqual(got, want) {
+		t.Errorf("groups %q, want %q", got, want)
 	}
-	if want := []string{"memory", "http1-256B-c1", "http1-256B-c16", "http1-256B-c128"}; !slices.Equal(chosen, want) {
-		t.Errorf("works %q, want %q", chosen, want)
+	if one, err := parse([]string{"http1-256B-c1"}, "bin"); err != nil || !reflect.DeepEqual(one.groups(), [][]string{{"http1-256B-c1"}}) {
+		t.Errorf("of one whole name: %q, %v", one.groups(), err)
 	}
 	for _, bad := range [][]string{{"nothing"}, {"--peers", "nobody"}} {
 		if _, err := parse(bad, "bin"); err == nil || !strings.Contains(err.Error(), "there are") {
@@ -158,15 +156,17 @@ func TestRender(t *testing.T) {
 func TestWhatIsImpossible(t *testing.T) {
 	for _, c := range []struct {
 		work  idle
+		peer  string
 		files int
 		want  bool
 	}{
-		{idle{tcpDoor, 10000}, 20000, true},
-		{idle{tcpDoor, 10000}, 1 << 20, false},
-		{idle{httpDoor, 10000}, 20000, false},
+		{idle{tcpDoor, 10000}, ours, 20000, true},
+		{idle{tcpDoor, 10000}, ours, 1 << 20, false},
+		{idle{httpDoor, 10000}, ours, 20000, false},
+		{idle{httpDoor, 10000}, "floor", 20000, true},
 	} {
-		if got := c.work.impossible(c.files); (got != "") != c.want {
-			t.Errorf("%+v with %d files: %q", c.work, c.files, got)
+		if got := c.work.impossible(c.peer, c.files); (got != "") != c.want {
+			t.Errorf("%s, %+v with %d files: %q", c.peer, c.work, c.files, got)
 		}
 	}
 }

@@ -1,41 +1,48 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// inside marks the process that already runs in namespaces of its own.
+// inside names, in the environment of a process that runs in namespaces of its
+// own, the works that it shall measure.
 const inside = "TULLE_BENCH_INSIDE"
 
-func isolated() bool { return os.Getenv(inside) != "" }
-
 // isolate runs the bench again in network, mount and process namespaces of its
-// own, so that nothing of this machine is touched and nothing can be left
-// behind: when that process ends, the kernel ends everything in there.
-func isolate() error {
+// own for some works, so that nothing of this machine is touched and nothing
+// can be left behind: when that process ends, the kernel ends everything in there.
+func isolate(works []string) (*results, error) {
 	if os.Geteuid() != 0 {
-		return errors.New("network namespaces need root; type: sudo " + os.Args[0])
+		return nil, errors.New("network namespaces need root; type: sudo " + os.Args[0])
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
+	cmd.Env = append(os.Environ(), inside+"="+strings.Join(works, ","))
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
 	}
+	out, err := cmd.Output()
 	var exit *exec.ExitError
-	if err := cmd.Run(); errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	} else if err != nil {
-		return err
+	if errors.As(err, &exit) {
+		os.Exit(exit.ExitCode()) // it has said why
 	}
-	return nil
+	if err != nil {
+		return nil, err
+	}
+	var r results
+	if err := json.Unmarshal(out, &r); err != nil {
+		return nil, fmt.Errorf("what was measured: %w", err)
+	}
+	return &r, nil
 }
 
 // furnish gives the new namespaces what programs expect of a host.

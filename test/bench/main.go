@@ -1,11 +1,12 @@
 // Bench measures Tulle's pair of proxies against the pairs that one could use
 // instead, side by side on this machine. README.md explains how.
 //
-//	bench [--quick] [--save] [WORK...]
+//	bench [--quick] [--save FOLDER] [WORK...]
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -46,11 +47,13 @@ func main() {
 	if err != nil {
 		exit(err)
 	}
-	if !isolated() {
-		exit(isolate())
+	measured := os.Getenv(inside)
+	if measured == "" {
+		exit(run(c))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err = run(ctx, c, self)
+	c.works = strings.Split(measured, ",")
+	err = runInside(ctx, c, self)
 	stop()
 	exit(err)
 }
@@ -90,7 +93,7 @@ func parse(args []string, bin string) (config, error) {
 		c.rounds, c.long = 1, time.Second
 	}
 	for _, name := range c.works {
-		if !slices.ContainsFunc(works, func(w work) bool { return strings.HasPrefix(w.name, name) }) {
+		if !slices.ContainsFunc(works, func(w work) bool { return w.called(name) }) {
 			return c, fmt.Errorf("no work is called %q; there are: %s", name, strings.Join(workNames(), ", "))
 		}
 	}
@@ -115,15 +118,53 @@ func (c config) chosenPeers() []string {
 	return names
 }
 
-// chose takes a name for all works that begin so.
 func (c config) chose(w work) bool {
 	if len(c.works) == 0 {
 		return w.glance || !c.quick
 	}
-	return slices.ContainsFunc(c.works, func(name string) bool { return strings.HasPrefix(w.name, name) })
+	return slices.ContainsFunc(c.works, w.called)
 }
 
-func run(ctx context.Context, c config, self string) error {
+// groups are the works that were chosen, each with those that can be measured
+// after it with the same processes.
+func (c config) groups() [][]string {
+	var groups [][]string
+	var before work
+	for _, w := range works {
+		if !c.chose(w) {
+			continue
+		}
+		if len(groups) == 0 || w.fresh || before.fresh {
+			groups = append(groups, nil)
+		}
+		last := &groups[len(groups)-1]
+		*last = append(*last, w.name)
+		before = w
+	}
+	return groups
+}
+
+// run measures what was chosen, and saves each group as soon as it is there.
+func run(c config) error {
+	total := newResults(c)
+	for _, group := range c.groups() {
+		part, err := isolate(group)
+		if err != nil {
+			return err
+		}
+		total.adopt(part)
+		if c.save != "" {
+			if err := part.save(c.save); err != nil {
+				return err
+			}
+		}
+	}
+	fmt.Print("\n", total.table())
+	return nil
+}
+
+// runInside measures one group, and writes the results to the standard output.
+func runInside(ctx context.Context, c config, self string) error {
 	lab, err := newLab(c, self)
 	if err != nil {
 		return err
@@ -142,9 +183,5 @@ func run(ctx context.Context, c config, self string) error {
 			return fmt.Errorf("%s: %w", w.name, err)
 		}
 	}
-	fmt.Print("\n", results.table())
-	if c.save != "" {
-		return results.save(c.save)
-	}
-	return nil
+	return json.NewEncoder(os.Stdout).Encode(results)
 }

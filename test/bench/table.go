@@ -16,6 +16,9 @@ func (r *results) table() string {
 		s.conclude()
 		fmt.Fprintf(&text, "\n%s\n%s", s.Work, s.table())
 	}
+	if goals := r.goals(); goals != "" {
+		fmt.Fprintf(&text, "\ngoals\n%s", goals)
+	}
 	return text.String()
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/test/bench/ends"
 )
@@ -12,38 +14,46 @@ import (
 type work struct {
 	name   string
 	glance bool // --quick does it
+	fresh  bool // wants processes that have done nothing yet
 	run    func(ctx context.Context, l *lab, rigs []*rig, sheet *sheet) error
 }
 
-// works are measured in this order. Memory comes first, when the proxies are new.
+// called tells whether a name given on the command line means the work: its own,
+// or, if no work has just that one, one with which it begins.
+func (w work) called(name string) bool {
+	exact := slices.Contains(workNames(), name)
+	return w.name == name || !exact && strings.HasPrefix(w.name, name)
+}
+
+// works are measured in this order.
 var works = []work{
-	{"memory", true, newMemory},
-	{"idle-http-1000", true, idle{httpDoor, 1000}.measure},
-	{"idle-http-10000", false, idle{httpDoor, 10000}.measure},
-	{"idle-tcp-1000", true, idle{tcpDoor, 1000}.measure},
-	{"idle-tcp-10000", false, idle{tcpDoor, 10000}.measure},
-	{"idle-grpc-1000", false, idle{grpcDoor, 1000}.measure},
-	{"burst", false, burst},
+	{name: "memory", glance: true, fresh: true, run: newMemory},
+	{name: "idle-http-1000", glance: true, fresh: true, run: idle{httpDoor, 1000}.measure},
+	{name: "idle-http-10000", fresh: true, run: idle{httpDoor, 10000}.measure},
+	{name: "idle-tcp-1000", glance: true, fresh: true, run: idle{tcpDoor, 1000}.measure},
+	{name: "idle-tcp-10000", fresh: true, run: idle{tcpDoor, 10000}.measure},
+	{name: "idle-grpc-1000", fresh: true, run: idle{grpcDoor, 1000}.measure},
+	{name: "burst", fresh: true, run: burst},
 
-	{"http1-256B-c1", true, load{httpDoor, "request", wrk("/", 1)}.measure},
-	{"http1-256B-c16", true, load{httpDoor, "request", wrk("/", 16)}.measure},
-	{"http1-256B-c128", true, load{httpDoor, "request", wrk("/", 128)}.measure},
-	{"http1-16KB-c1", false, load{httpDoor, "request", wrk(ends.Large, 1)}.measure},
-	{"http1-16KB-c16", false, load{httpDoor, "request", wrk(ends.Large, 16)}.measure},
-	{"http1-16KB-c128", false, load{httpDoor, "request", wrk(ends.Large, 128)}.measure},
-	{"paced-1000", false, load{httpDoor, "request", program("paced", "--rate", "1000")}.measure},
-	{"paced-2000", true, load{httpDoor, "request", program("paced", "--rate", "2000")}.measure},
+	{name: "http1-256B-c1", glance: true, run: load{httpDoor, "request", wrk("/", 1)}.measure},
+	{name: "http1-256B-c16", glance: true, run: load{httpDoor, "request", wrk("/", 16)}.measure},
+	{name: "http1-256B-c128", glance: true, run: load{httpDoor, "request", wrk("/", 128)}.measure},
+	{name: "http1-16KB-c1", run: load{httpDoor, "request", wrk(ends.Large, 1)}.measure},
+	{name: "http1-16KB-c16", run: load{httpDoor, "request", wrk(ends.Large, 16)}.measure},
+	{name: "http1-16KB-c128", run: load{httpDoor, "request", wrk(ends.Large, 128)}.measure},
+	{name: "paced-1000", run: load{httpDoor, "request", program("paced", "--rate", "1000")}.measure},
+	{name: "paced-2000", glance: true, run: load{httpDoor, "request", program("paced", "--rate", "2000")}.measure},
 
-	{"grpc-s1", false, load{grpcDoor, "call", program("calls")}.measure},
-	{"grpc-s16", true, load{grpcDoor, "call", program("calls", "--streams", "16")}.measure},
-	{"grpc-s128", true, load{grpcDoor, "call", program("calls", "--connections", "8", "--streams", "16")}.measure},
-	{"grpc-stream-1KB", false, load{grpcDoor, "message", program("calls", "--stream")}.measure},
+	{name: "grpc-s1", run: load{grpcDoor, "call", program("calls")}.measure},
+	{name: "grpc-s16", glance: true, run: load{grpcDoor, "call", program("calls", "--streams", "16")}.measure},
+	{name: "grpc-s128", glance: true, run: load{grpcDoor, "call", program("calls", "--connections", "8", "--streams", "16")}.measure},
+	{name: "grpc-stream-1KB", run: load{grpcDoor, "message", program("calls", "--stream")}.measure},
 
-	{"bulk-1", true, load{tcpDoor, "", program("bulk")}.measure},
-	{"bulk-8", false, load{tcpDoor, "", program("bulk", "--connections", "8")}.measure},
-	{"short", true, load{tcpDoor, "connection", program("short")}.measure},
+	{name: "bulk-1", glance: true, run: load{tcpDoor, "", program("bulk")}.measure},
+	{name: "bulk-8", run: load{tcpDoor, "", program("bulk", "--connections", "8")}.measure},
+	{name: "short", glance: true, run: load{tcpDoor, "connection", program("short")}.measure},
 
-	{"start", true, startTimes},
+	{name: "start", glance: true, run: startTimes},
 }
 
 func workNames() []string {
