@@ -26,6 +26,7 @@ func (p *Proxy) adminServer() *http.Server {
 			_, _ = w.Write([]byte("ready\n"))
 		}
 	})
+	mux.HandleFunc("GET "+probePath, p.serveProbe)
 	return &http.Server{
 		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 60 * time.Second, MaxHeaderBytes: 8 << 10,
 	}

@@ -23,10 +23,11 @@ import (
 
 // fakeDiscovery answers the watch with what the test sends.
 type fakeDiscovery struct {
-	mu      sync.Mutex
-	down    bool
-	streams int // how many were asked for
-	newest  *fakeWatch
+	tullev1.DiscoveryClient // what is not used
+	mu                      sync.Mutex
+	down                    bool
+	streams                 int // how many were asked for
+	newest                  *fakeWatch
 }
 
 type fakeWatch struct {

@@ -62,7 +62,7 @@ func (in *inbound) serve(ctx context.Context) (parked bool) {
 	case verdict == sniff.More: // done by sniff
 	case verdict == sniff.MeshTLS:
 		return in.meshed(ctx)
-	case in.proxy.config.Strict:
+	case in.proxy.strict():
 		in.proxy.refuseConn(in.conn, mesh.Inbound, in.app, errDenied)
 	case verdict == sniff.HTTP1:
 		in.http(ctx, nil)
@@ -78,7 +78,7 @@ func (in *inbound) serve(ctx context.Context) (parked bool) {
 // If the application turns out to speak first, it serves the connection to its
 // end and returns More.
 func (in *inbound) sniff(ctx context.Context) (sniff.Verdict, error) {
-	if in.proxy.config.Strict {
+	if in.proxy.strict() {
 		// Only a ClientHello counts, and it has to come soon.
 		v, err := in.proxy.detect(in.conn, &in.in, mtls.HandshakeTimeout)
 		if v == sniff.More {

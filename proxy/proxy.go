@@ -27,9 +27,13 @@ type Config struct {
 	Roots    [][]byte       // DER: whom to trust before the first answer
 	Networks []netip.Prefix // where the mesh's addresses lie; others are passed through
 	Strict   bool           // refuse clients without an identity
-	Redirect string         // name of the backend in use, for display
-	Version  string
-	Drain    time.Duration // how long exchanges may go on after the end was asked for; 0: 5 s
+	// AskPolicy lets the control plane say whether to be strict; until it has, and
+	// where it does not, Strict holds.
+	AskPolicy bool
+	Probes    []Probe // what the admin port asks the application; see Probe
+	Redirect  string  // name of the backend in use, for display
+	Version   string
+	Drain     time.Duration // how long exchanges may go on after the end was asked for; 0: 5 s
 
 	Token func(ctx context.Context) (string, error) // gets a join token
 	Ready func()                                    // called once traffic is served
@@ -75,6 +79,8 @@ type Proxy struct {
 	directory *directory
 	recorder  recorder
 	refusals  complaints
+	policy    atomic.Pointer[tullev1.Policy] // nil: none was told
+	probes    map[string]Probe               // by name; constant
 	hangups   *hangups
 	conns     tracker
 	own       []netip.Addr // addresses of the workload; constant once running
@@ -93,6 +99,10 @@ func New(c Config) (*Proxy, error) {
 		return nil, err
 	}
 	p := &Proxy{config: c, log: c.Log, start: time.Now(), silence: silence, parkAfter: parkAfter}
+	p.probes = make(map[string]Probe, len(c.Probes))
+	for _, probe := range c.Probes {
+		p.probes[probe.Name] = probe
+	}
 	p.certifier = &mtls.Certifier{ID: c.ID, Control: c.Control, Roots: roots, Token: c.Token, Source: &p.creds, Log: c.Log}
 	return p, nil
 }
@@ -150,6 +160,12 @@ func (p *Proxy) Run(ctx context.Context) error {
 	running.Go(func() { p.report(life, tullev1.NewTelemetryClient(control)) })
 	running.Go(func() { _ = p.hangups.run(life) })
 	running.Go(func() { p.sweep(life) })
+	if p.config.AskPolicy {
+		known := make(chan struct{})
+		first := sync.OnceFunc(func() { close(known) })
+		running.Go(func() { p.followPolicy(life, tullev1.NewDiscoveryClient(control), first) })
+		awaitPolicy(ctx, known)
+	}
 	listeners.serve(life, p)
 	p.config.Ready()
 	p.log.Info("serving", "workload", p.config.Workload)

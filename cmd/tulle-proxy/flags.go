@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/pem"
 	"errors"
 	"flag"
@@ -18,7 +19,7 @@ import (
 // parse makes a configuration from the command line.
 func parse(args []string, stderr io.Writer) (proxy.Config, error) {
 	c := proxy.Config{Version: version}
-	var identity, rootsFile, networks, policy string
+	var identity, rootsFile, tokenFile, networks, policy string
 	var tokenFD, readyFD int
 	var level slog.Level
 	f := flag.NewFlagSet("tulle-proxy", flag.ContinueOnError)
@@ -30,7 +31,13 @@ func parse(args []string, stderr io.Writer) (proxy.Config, error) {
 	f.StringVar(&rootsFile, "roots-file", "", "PEM file of the roots to trust at first")
 	f.StringVar(&networks, "networks", "", "prefixes of the mesh's addresses, by commas")
 	f.StringVar(&c.Redirect, "redirect", "", "redirect backend in use, for display")
-	f.StringVar(&policy, "policy", "permissive", "permissive, or strict: refuse clients outside the mesh")
+	f.StringVar(&policy, "policy", "permissive", "permissive, strict: refuse clients outside the mesh, or ask: as the control plane says")
+	f.Func("probe", "what the admin port asks the application at /probe/NAME: NAME=http://:8080/healthz, https, tcp or grpc; may be repeated", func(s string) error {
+		probe, err := proxy.ParseProbe(s)
+		c.Probes = append(c.Probes, probe)
+		return err
+	})
+	f.StringVar(&tokenFile, "token-file", "", "file with the token to get certificates by; read anew each time")
 	f.IntVar(&tokenFD, "token-fd", -1, "socket to ask for join tokens on")
 	f.IntVar(&readyFD, "ready-fd", -1, "file to write \"ready\" to once traffic is served")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
@@ -61,13 +68,13 @@ func parse(args []string, stderr io.Writer) (proxy.Config, error) {
 	case "permissive":
 	case "strict":
 		c.Strict = true
+	case "ask":
+		c.Strict, c.AskPolicy = true, true
 	default:
-		errs = append(errs, fmt.Errorf("-policy %q: must be permissive or strict", policy))
+		errs = append(errs, fmt.Errorf("-policy %q: must be permissive or strict, or ask", policy))
 	}
-	if tokenFD < 0 {
-		errs = append(errs, errors.New("-token-fd: must be given: without a join token there is no certificate"))
-	} else if c.Token, err = tokens(tokenFD); err != nil {
-		errs = append(errs, fmt.Errorf("-token-fd: %w", err))
+	if c.Token, err = tokenSourceOf(tokenFD, tokenFile); err != nil {
+		errs = append(errs, err)
 	}
 	if c.Ready, err = readiness(readyFD); err != nil {
 		errs = append(errs, fmt.Errorf("-ready-fd: %w", err))
@@ -76,6 +83,38 @@ func parse(args []string, stderr io.Writer) (proxy.Config, error) {
 		errs = append(errs, c.Validate())
 	}
 	return c, errors.Join(errs...)
+}
+
+// tokenSourceOf returns where tokens come from: `tulle run` hands out one at a
+// time, the kubelet keeps a file fresh.
+func tokenSourceOf(fd int, path string) (func(context.Context) (string, error), error) {
+	switch {
+	case fd >= 0 && path != "":
+		return nil, errors.New("-token-fd, -token-file: only one of them can be given")
+	case path != "":
+		return func(context.Context) (string, error) { return readToken(path) }, nil
+	case fd < 0:
+		return nil, errors.New("-token-fd or -token-file: must be given: without a token there is no certificate")
+	}
+	get, err := tokens(fd)
+	if err != nil {
+		return nil, fmt.Errorf("-token-fd: %w", err)
+	}
+	return get, nil
+}
+
+func readToken(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxToken))
+	token := strings.TrimSpace(string(b))
+	if err == nil && token == "" {
+		err = fmt.Errorf("%s: it is empty", path)
+	}
+	return token, err
 }
 
 func readRoots(path string) ([][]byte, error) {

@@ -91,6 +91,36 @@ func TestGoodFlags(t *testing.T) {
 	c.Ready() // to nobody
 }
 
+func TestFlagsInAPod(t *testing.T) {
+	token := filepath.Join(t.TempDir(), "token")
+	args := commandLine(t, writeRoots(t), "token-fd=-1", "token-file="+token, "policy=ask", "workload=web-5d4f8c7b9-x2x4z",
+		"service=web.shop", "redirect=cni", "control=tulle-control.tulle-system.svc:4190")
+	c, err := parse(append(args, "-probe=web/readiness=http://:8080/healthz", "-probe=web/liveness=tcp://:8080"), &bytes.Buffer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !c.Strict || !c.AskPolicy || len(c.Probes) != 2 || c.Probes[1].Scheme != "tcp" {
+		t.Errorf("%+v", c)
+	}
+	if _, err := c.Token(t.Context()); err == nil {
+		t.Error("a token from a file that is not there")
+	}
+	for _, content := range []string{"one\n", "two"} { // the kubelet replaces it
+		if err := os.WriteFile(token, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Token(t.Context()); err != nil || got != strings.TrimSpace(content) {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	if err := os.WriteFile(token, []byte(" \n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Token(t.Context()); err == nil {
+		t.Errorf("%q of an empty file", got)
+	}
+}
+
 func TestBadFlags(t *testing.T) {
 	roots := writeRoots(t)
 	empty := filepath.Join(t.TempDir(), "empty.pem")
@@ -106,7 +136,8 @@ func TestBadFlags(t *testing.T) {
 	}{
 		{"workload=", []string{"workload", "1 to 63 characters"}},
 		{"workload=Web_2", []string{"workload", "Web_2"}},
-		{"service=a.b", []string{"service", "a.b"}},
+		{"service=a..b", []string{"service", "1 to 63 characters"}},
+		{"token-file=/x", []string{"-token-fd, -token-file", "only one"}},
 		{"identity=", []string{"-identity", "spiffe://"}},
 		{"identity=spiffe://tulle.local/ns/default/sa/web/", []string{"-identity", "NAMESPACE"}},
 		{"control=", []string{"control"}},

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/tulle-mesh/tulle/proxy"
@@ -25,6 +26,9 @@ func main() {
 }
 
 func run(args []string, stderr io.Writer) int {
+	if slices.Equal(args, []string{"-await-ready"}) {
+		return awaitReady(stderr)
+	}
 	config, err := parse(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
