@@ -114,11 +114,11 @@ func TestAttachOverGRPC(t *testing.T) {
 	h := newTestHandler(t, c, func(config *HandlerConfig) {
 		config.Roots = func() []*x509.Certificate { return []*x509.Certificate{held.Leaf} }
 	})
-	var answer Answer[Identity]
+	var answer Identities
 	if err := json.Unmarshal(get(h, "/api/v1/identities?name=web-1").Body.Bytes(), &answer); err != nil || len(answer.Items) != 1 {
 		t.Fatalf("identities: %v, %+v", err, answer)
 	}
-	holder, root := answer.Items[0].Holders[0], answer.Items[0].Roots[0]
+	holder, root := answer.Items[0].Holders[0], answer.Roots[0]
 	if holder.Renewals != 1 || holder.Expires != stamp(renewed) || holder.Issuer != "CN=test root" || holder.Serial != "" || holder.Address != "127.0.0.1" {
 		t.Errorf("holder: %+v", holder)
 	}

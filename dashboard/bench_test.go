@@ -9,23 +9,29 @@ import (
 )
 
 // BenchmarkTable makes what one second of the page costs: 100 proxies with ten
-// edges each, a minute of traffic on all of them.
+// edges each, five minutes of traffic on all of them.
 func BenchmarkTable(b *testing.B) {
-	c := newTestCollector(b, nil)
 	rng := rand.New(rand.NewPCG(1, 2))
-	now := time.Now().Add(-time.Minute)
+	c := newTestCollector(b, nil)
+	now := time.Now().Add(-5 * time.Minute)
+	c.began, c.open = now, sliceAt(now)
 	for i := range 100 {
 		r := newRecord(testID(fmt.Sprint("s", i)), fmt.Sprintf("s%d-1", i), now)
-		r.session, r.attached = 1, now
+		r.session, r.attached, r.counted, r.pace = 1, now, now, usualPace
 		c.records[recordKey{r.id, r.workload}] = r
-		traffics := make([]*traffic, 10)
-		for e := range traffics {
-			traffics[e] = outbound(fmt.Sprint("s", (i+e)%100), "")
+	}
+	traffics := map[*record][]*traffic{}
+	for _, r := range c.records {
+		for e := range 10 {
+			traffics[r] = append(traffics[r], outbound(fmt.Sprint("s", e*7), ""))
 		}
-		for second := range 60 {
+	}
+	for range 300 {
+		now = now.Add(time.Second)
+		for r, list := range traffics {
 			var readings []reading
-			for _, tr := range traffics {
-				for range 100 {
+			for _, tr := range list {
+				for range 20 {
 					tr.add(randomLatency(rng))
 				}
 				tr.samples = nil
@@ -35,17 +41,16 @@ func BenchmarkTable(b *testing.B) {
 				}
 				readings = append(readings, reading)
 			}
-			r.take(readings, now.Add(time.Duration(second+1)*time.Second), 512)
+			r.take(readings, interval{from: r.counted, to: now, oldest: c.open}, 512)
+			r.counted = now
 		}
+		c.advanceLocked(now, true)
 	}
-	for _, window := range []Window{DefaultWindow, Window(time.Minute), 0} {
+	for _, window := range []Window{tenSeconds, DefaultWindow, 0} {
 		b.Run(window.String(), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				s := c.snapshot(window, nil)
-				flows := s.flows()
-				table := Table{Services: s.services(flows), Edges: s.edges(flows), Replicas: s.replicas(flows), Proxies: s.proxyRows()}
-				if _, err := json.Marshal(table); err != nil {
+				if _, err := json.Marshal(c.snapshot(window, nil).tables().table(About{}, nil)); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -24,15 +24,22 @@ import (
 type Collector struct {
 	tullev1.UnimplementedTelemetryServer
 
-	config Config
-	began  time.Time
-	taps   *taps
+	config    Config
+	began     time.Time
+	taps      *taps
+	routes    *routes
+	inventory mesh.Latest[tullev1.ListResponse] // the newest that anybody asked for
 
 	mu       sync.Mutex
 	records  map[recordKey]*record
 	retired  map[mesh.ID]*record // totals of records let go, one per identity
 	sessions uint64              // the last session's number
+	open     int64               // the oldest slice that may still be added to
+	history  *history
+	changes  changes
+	advanced time.Time
 	swept    time.Time
+	reports  uint64 // taken
 }
 
 type recordKey struct {
@@ -48,13 +55,20 @@ func NewCollector(config Config) (*Collector, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	return &Collector{
-		config:  config.withDefaults(),
+	config = config.withDefaults()
+	c := &Collector{
+		config:  config,
 		began:   time.Now(),
 		taps:    newTaps(),
 		records: map[recordKey]*record{},
 		retired: map[mesh.ID]*record{},
-	}, nil
+		history: newHistory(config.HistoryBytes, config.MaxSeries),
+	}
+	c.routes = newRoutes(c.taps)
+	c.open = sliceAt(c.began)
+	c.inventory.Store(&tullev1.ListResponse{})
+	c.changes.add(c.began, Change{Kind: controlStarted, Good: true, Text: "the control plane has started"})
+	return c, nil
 }
 
 // Attach takes one proxy's reports until its stream ends.
@@ -79,6 +93,12 @@ func (c *Collector) Attach(stream tullev1.Telemetry_AttachServer) error {
 	}
 	said := false
 	defer func() { c.detach(s, said) }()
+	if s.pace > usualPace {
+		pace := &tullev1.Pace{ReportEveryMs: uint32(s.pace.Milliseconds())}
+		if err := stream.Send(&tullev1.ControlMessage{Message: &tullev1.ControlMessage_Pace{Pace: pace}}); err != nil {
+			return err
+		}
+	}
 
 	var control sync.WaitGroup
 	control.Go(func() { c.taps.instruct(ctx, stream.Send) })
@@ -94,7 +114,17 @@ type session struct {
 	number uint64
 	record *record
 	client tapClient
+	pace   time.Duration // at which the proxy is to report
 }
+
+const (
+	usualPace = time.Second
+	calmPace  = 2 * time.Second // of a mesh with many proxies
+	manyCount = 200             // of proxies
+	// longestGap is how far back a report may reach and still be taken to tell
+	// of the slices that are open.
+	longestGap = 15 * time.Second
+)
 
 func (c *Collector) receive(stream tullev1.Telemetry_AttachServer, s session) error {
 	var pace pace
@@ -165,13 +195,25 @@ func (c *Collector) attach(ctx context.Context, id mesh.ID, hello *tullev1.Hello
 	}
 	if r.start != hello.StartUnixMs {
 		r.rebase()
+		r.counted = now // unless it has run for a while, and nobody knows what it counted when
+		if start := time.UnixMilli(hello.StartUnixMs); now.Sub(start) > longestGap {
+			r.counted = time.Time{}
+		} else if start.Before(now) {
+			r.counted = start
+		}
+	}
+	if r.session == 0 && !r.gone.IsZero() && !r.ended {
+		c.changes.add(now, Change{Kind: proxyBack, Good: true, Service: id.Account, Workload: r.workload, Text: "the proxy of " + r.workload + " is back"})
 	}
 	c.sessions++
 	r.session, r.start, r.version, r.redirect = c.sessions, hello.StartUnixMs, hello.Version, hello.Redirect
 	r.attached, r.heard = now, time.Time{}
 	r.address, r.cert = peerFacts(ctx, r.cert)
-	c.config.Log.Info("proxy attached", "workload", r.workload, "identity", id.String(), "version", r.version)
-	return session{c.sessions, r, tapClient{id: id, workload: r.workload}}, nil
+	if r.pace = usualPace; len(c.records) > manyCount {
+		r.pace = calmPace
+	}
+	c.config.Log.Info("proxy attached", "workload", r.workload, "identity", r.name, "version", r.version)
+	return session{c.sessions, r, tapClient{id: id, workload: r.workload}, r.pace}, nil
 }
 
 // detach ends a session; said tells whether the proxy said that it would go.
@@ -179,7 +221,11 @@ func (c *Collector) detach(s session, said bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s.record.session == s.number {
-		s.record.end(time.Now(), said)
+		r, now := s.record, time.Now()
+		r.end(now, said)
+		if !said {
+			c.changes.add(now, Change{Kind: proxyLost, Service: r.id.Account, Workload: r.workload, Text: "the proxy of " + r.workload + " is gone without a word"})
+		}
 		c.config.Log.Info("proxy gone", "workload", s.record.workload, "said", said)
 	}
 }
@@ -193,6 +239,10 @@ func (c *Collector) report(s session, report *tullev1.Report) error {
 	if err != nil {
 		return c.refuse(s, err)
 	}
+	verdicts, err := readVerdicts(report.Verdicts)
+	if err != nil {
+		return c.refuse(s, err)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := s.record
@@ -200,14 +250,93 @@ func (c *Collector) report(s session, report *tullev1.Report) error {
 		return errReplaced
 	}
 	now := time.Now()
-	c.sweepLocked(now)
-	r.take(readings, now, c.config.MaxEdges)
-	r.endpoints = endpoints
-	if p := report.Proxy; p != nil {
-		r.stats = stats{rss: p.RssBytes, connections: p.OpenConnections, watched: p.WatchedDestinations}
-		r.cert.renew(p.CertNotAfterUnix)
+	c.advanceLocked(now, false)
+	c.reports++
+	at := interval{from: r.counted, to: now, oldest: c.open, unplaced: r.counted.IsZero()}
+	if at.from.After(now) { // the clock was set back
+		at.from = now
+	}
+	r.take(readings, at, c.config.MaxEdges)
+	r.counted = now
+	p := report.Proxy
+	if p != nil || len(endpoints)+len(verdicts) > 0 { // of several reports at once, only the last has these
+		r.endpoints, r.verdicts = endpoints, verdicts
+	}
+	if p == nil {
+		return nil
+	}
+	r.stats = stats{rss: p.RssBytes, connections: p.OpenConnections, watched: p.WatchedDestinations}
+	if r.cert.renew(p.CertNotAfterUnix, p.CertAuthorityKeyId) {
+		c.changes.add(now, certificateRenewed(r))
 	}
 	return nil
+}
+
+// advanceLocked closes the slices that no report will add to any more. It is
+// called with every report, and looks a few times a second at most, or now.
+func (c *Collector) advanceLocked(now time.Time, must bool) {
+	if since := now.Sub(c.advanced); !must && since >= 0 && since < 250*time.Millisecond {
+		return
+	}
+	c.advanced = now
+	c.sweepLocked(now)
+	c.routes.expire(now)
+	if oldest := sliceAt(now) - keepSlices; c.open < oldest { // nobody has looked for more than an hour
+		c.open = oldest
+	}
+	for c.open < sliceAt(now) && c.completeLocked(c.open, now) {
+		c.closeLocked(c.open)
+		c.open++
+	}
+}
+
+// completeLocked tells whether all that is to come has come in for a slice.
+func (c *Collector) completeLocked(n int64, now time.Time) bool {
+	end := sliceStart(n + 1)
+	for _, r := range c.records {
+		if r.session != 0 && r.heard.Before(end) && now.Sub(end) < 2*r.pace+time.Second {
+			return false
+		}
+	}
+	return true
+}
+
+// closeLocked makes a column of what is pending up to a slice.
+func (c *Collector) closeLocked(n int64) {
+	all := c.allLocked()
+	t := newTeller(all, c.config.HostAddresses, c.inventory.Load())
+	amounts, services := map[uint32]amount{}, map[string]counts{}
+	for _, r := range all {
+		for _, row := range r.rows {
+			a := row.takePart(n)
+			if a.empty() {
+				continue
+			}
+			if f, ok := t.tell(r, row); ok {
+				if f.edge.serviceKind == kindService {
+					services[f.edge.service] = services[f.edge.service].plus(a.counts)
+				}
+				for _, key := range f.series() {
+					id := c.history.id(key, n)
+					amounts[id] = amounts[id].plus(a)
+				}
+			}
+		}
+	}
+	c.history.push(newColumn(n, 1, amounts))
+	c.changes.seeSlice(n, services)
+}
+
+// allLocked returns the records, also those of which only totals are left.
+func (c *Collector) allLocked() []*record {
+	all := make([]*record, 0, len(c.records)+len(c.retired))
+	for _, r := range c.records {
+		all = append(all, r)
+	}
+	for _, r := range c.retired {
+		all = append(all, r)
+	}
+	return all
 }
 
 func (c *Collector) refuse(s session, err error) error {
@@ -223,7 +352,7 @@ func (c *Collector) sweepLocked(now time.Time) {
 	}
 	c.swept = now
 	for key, r := range c.records {
-		if r.session == 0 && now.Sub(r.gone) > keep {
+		if r.session == 0 && now.Sub(r.gone) > keepGone {
 			c.retireLocked(key, r)
 		}
 	}
@@ -259,23 +388,30 @@ func (c *Collector) retireLocked(key recordKey, r *record) {
 // certificate is what is known of the one a proxy holds.
 type certificate struct {
 	issuer    string
+	authority string // key id of the root that signed it
 	serial    string
 	notBefore time.Time // of the one it attached with
 	notAfter  time.Time
 	renewals  int
 }
 
-// renew notes the expiry that a proxy reports; a later one is a renewal.
-func (c *certificate) renew(notAfterUnix int64) {
+// renew notes the expiry and the root that a proxy reports, and tells whether
+// they are of another certificate.
+func (c *certificate) renew(notAfterUnix int64, authority []byte) bool {
 	if notAfterUnix <= 0 || notAfterUnix > maxUnix {
-		return
+		return false
+	}
+	if len(authority) > 0 && len(authority) <= maxWord {
+		c.authority = string(authority)
 	}
 	notAfter := time.Unix(notAfterUnix, 0)
-	if !c.notAfter.IsZero() && notAfter.After(c.notAfter) {
+	renewed := !c.notAfter.IsZero() && notAfter.After(c.notAfter)
+	if renewed {
 		c.renewals++
 		c.serial, c.notBefore = "", time.Time{} // of the old one
 	}
 	c.notAfter = notAfter
+	return renewed
 }
 
 // maxUnix is the year 9999, beyond which RFC 3339 cannot say a time.
@@ -297,6 +433,7 @@ func peerFacts(ctx context.Context, before certificate) (address string, cert ce
 func factsOf(leaf *x509.Certificate, before certificate) certificate {
 	facts := certificate{
 		issuer:    leaf.Issuer.String(),
+		authority: string(leaf.AuthorityKeyId),
 		serial:    fmt.Sprintf("%x", leaf.SerialNumber),
 		notBefore: leaf.NotBefore,
 		notAfter:  leaf.NotAfter,

@@ -19,9 +19,12 @@ type Config struct {
 	// callers without an identity from there are shown as "host". May be empty.
 	HostAddresses []netip.Addr
 
-	MaxProxies int          // proxies known at a time; 0: 1000
-	MaxEdges   int          // edges kept apart for each proxy, the rest counts as "other"; 0: 512
-	Log        *slog.Logger // nil: nowhere
+	MaxProxies   int          // proxies known at a time; 0: 2000
+	MaxEdges     int          // edges kept apart for each proxy, the rest counts as "other"; 0: 512
+	MaxSeries    int          // edges and replicas of the mesh kept apart over time, the rest counts as "other"; 0: 32768
+	HistoryBytes int          // that the last hour may take before old slices are merged; 0: 64 MiB
+	HistoryDir   string       // where the last hour is kept over a restart; "": nowhere
+	Log          *slog.Logger // nil: nowhere
 }
 
 // Validate reports what the Config lacks.
@@ -30,18 +33,17 @@ func (c Config) Validate() error {
 	if c.PeerID == nil {
 		errs = append(errs, errors.New("dashboard: Config.PeerID is required"))
 	}
-	if c.MaxProxies < 0 || c.MaxEdges < 0 {
+	if min(c.MaxProxies, c.MaxEdges, c.MaxSeries, c.HistoryBytes) < 0 {
 		errs = append(errs, errors.New("dashboard: the limits of Config must not be negative"))
 	}
 	return errors.Join(errs...)
 }
 
 func (c Config) withDefaults() Config {
-	if c.MaxProxies == 0 {
-		c.MaxProxies = 1000
-	}
-	if c.MaxEdges == 0 {
-		c.MaxEdges = 512
+	for value, otherwise := range map[*int]int{&c.MaxProxies: 2000, &c.MaxEdges: 512, &c.MaxSeries: 32 << 10, &c.HistoryBytes: 64 << 20} {
+		if *value == 0 {
+			*value = otherwise
+		}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/mesh"
 )
 
@@ -16,113 +17,116 @@ const (
 	kindOutside  = "outside"  // an address that nothing is known of
 )
 
+// edgeRow is what tells an edge of the mesh from others.
+type edgeRow struct{ source, kind, identity, service, serviceKind, security, protocol string }
+
 // flow is one row of one proxy, told as "source calls service": what the
 // services, edges and replicas are sums of.
 type flow struct {
-	source, sourceKind, sourceIdentity, sourceWorkload string
-	service, serviceKind                               string
-	replica, address                                   string
-	*rowState
+	edge  edgeRow
+	place replicaPlace // zero where no replica is to be seen
+	*row
 }
 
-// flows tells each exchange once: the client's side of it, or, where the
+// series returns the names under which the flow is kept over time.
+func (f *flow) series() []seriesKey {
+	keys := []seriesKey{{edge: f.edge}}
+	if f.place != (replicaPlace{}) {
+		keys = append(keys, seriesKey{replica: f.place})
+	}
+	return keys
+}
+
+// teller tells each exchange once: the client's side of it, or, where the
 // client has no proxy that reports, the server's.
-func (s *snapshot) flows() []flow {
-	var flows []flow
-	for i := range s.proxies {
-		for j := range s.proxies[i].rows {
-			if row := &s.proxies[i].rows[j]; !row.key.inbound {
-				flows = append(flows, outboundFlow(&s.proxies[i], row))
-			}
-		}
-	}
-	plain := map[[2]string]bool{} // pairs whose plaintext the client reports
-	for _, f := range flows {
-		if f.key.security == mesh.Plaintext.String() {
-			plain[[2]string{f.source, f.service}] = true
-		}
-	}
-	callers := s.callers()
-	for i := range s.proxies {
-		p := &s.proxies[i]
-		for j := range p.rows {
-			row := &p.rows[j]
-			if !row.key.inbound {
-				continue
-			}
-			if f, ok := inboundFlow(p, row, callers); ok && !plain[[2]string{f.source, f.service}] {
-				flows = append(flows, f)
-			}
-		}
-	}
-	return flows
-}
-
-func outboundFlow(p *proxyState, row *rowState) flow {
-	f := flow{
-		source: p.id.Account, sourceKind: kindWorkload, sourceIdentity: p.id.String(), sourceWorkload: p.workload,
-		service: row.key.service, serviceKind: kindService,
-		replica: row.key.peerWorkload, address: row.key.peerAddress,
-		rowState: row,
-	}
-	if f.service == "" {
-		f.service, f.serviceKind = row.key.peerAddress, kindOutside
-		if f.service == "" {
-			f.service = "unknown"
-		}
-	}
-	return f
-}
-
-// callers is what is needed to name a caller that proved no identity.
-type callers struct {
+type teller struct {
 	identities map[string]bool    // those of which a proxy reports
 	workloads  map[string]mesh.ID // by address
 	hosts      []netip.Addr
+	plain      map[[2]string]bool // pairs whose plaintext the client reports
 }
 
-func (s *snapshot) callers() callers {
-	c := callers{identities: map[string]bool{}, workloads: map[string]mesh.ID{}, hosts: s.hosts}
+func newTeller(records []*record, hosts []netip.Addr, inventory *tullev1.ListResponse) *teller {
+	t := &teller{identities: map[string]bool{}, workloads: map[string]mesh.ID{}, hosts: hosts, plain: map[[2]string]bool{}}
 	for _, connected := range []bool{false, true} { // who has an address now wins over who had it
-		for _, p := range s.proxies {
-			c.identities[p.id.String()] = true
-			if p.connected == connected && p.address != "" {
-				c.workloads[p.address] = p.id
+		for _, r := range records {
+			if (r.session != 0) == connected && r.address != "" {
+				t.workloads[r.address] = r.id
 			}
 		}
 	}
-	for _, w := range s.inventory.Workloads {
+	for _, r := range records {
+		t.identities[r.name] = true
+		for key, row := range r.rows {
+			if !key.inbound && key.security == mesh.Plaintext.String() {
+				f := outboundFlow(r, row)
+				t.plain[[2]string{f.edge.source, f.edge.service}] = true
+			}
+		}
+	}
+	for _, w := range inventory.GetWorkloads() {
 		id, err := mesh.ParseID(w.Identity)
 		if err != nil {
 			continue
 		}
 		for _, a := range []string{w.Address4, w.Address6} {
 			if host := hostOf(withoutLength(a)); host != "" {
-				c.workloads[host] = id
+				t.workloads[host] = id
 			}
 		}
 	}
-	return c
+	return t
 }
 
-// inboundFlow returns false for what the caller's own proxy tells already.
-func inboundFlow(p *proxyState, row *rowState, callers callers) (flow, bool) {
+// tell returns false for what the other side's proxy tells already.
+func (t *teller) tell(r *record, row *row) (flow, bool) {
+	if !row.key.inbound {
+		return outboundFlow(r, row), true
+	}
+	f, ok := t.inboundFlow(r, row)
+	return f, ok && !t.plain[[2]string{f.edge.source, f.edge.service}]
+}
+
+func outboundFlow(r *record, row *row) flow {
+	f := flow{row: row, edge: edgeRow{
+		source: r.id.Account, kind: kindWorkload, identity: r.name, service: row.key.service, serviceKind: kindService,
+		security: row.key.security, protocol: row.key.protocol,
+	}}
+	if f.edge.service == "" {
+		f.edge.service, f.edge.serviceKind = row.key.peerAddress, kindOutside
+		if f.edge.service == "" {
+			f.edge.service = "unknown"
+		}
+		return f
+	}
+	if row.key.peerWorkload != "" || row.key.peerAddress != "" {
+		f.place = replicaPlace{f.edge.service, row.key.peerWorkload, row.key.peerAddress}
+	}
+	return f
+}
+
+func (t *teller) inboundFlow(r *record, row *row) (flow, bool) {
 	service := row.key.service
 	if service == "" {
-		service = p.id.Account
+		service = r.id.Account
 	}
-	f := flow{service: service, serviceKind: kindService, replica: p.workload, address: p.address, rowState: row}
+	f := flow{row: row, place: replicaPlace{service, r.workload, r.address}, edge: edgeRow{
+		service: service, serviceKind: kindService, security: row.key.security, protocol: row.key.protocol,
+	}}
+	if r.workload == "" && r.address == "" {
+		f.place = replicaPlace{}
+	}
 	if row.key.peerIdentity != "" {
-		if callers.identities[row.key.peerIdentity] {
+		if t.identities[row.key.peerIdentity] {
 			return flow{}, false
 		}
 		id, _ := mesh.ParseID(row.key.peerIdentity)
-		f.source, f.sourceKind, f.sourceIdentity = id.Account, kindWorkload, row.key.peerIdentity
+		f.edge.source, f.edge.kind, f.edge.identity = id.Account, kindWorkload, row.key.peerIdentity
 		return f, true
 	}
-	f.source, f.sourceKind = callerName(row.key.peerAddress, callers.hosts)
-	if id, ok := callers.workloads[f.source]; ok { // it went around its proxy, or its proxy let it pass
-		f.source, f.sourceKind, f.sourceIdentity = id.Account, kindWorkload, id.String()
+	f.edge.source, f.edge.kind = callerName(row.key.peerAddress, t.hosts)
+	if id, ok := t.workloads[f.edge.source]; ok { // it went around its proxy, or its proxy let it pass
+		f.edge.source, f.edge.kind, f.edge.identity = id.Account, kindWorkload, id.String()
 	}
 	return f, true
 }
@@ -145,38 +149,4 @@ func withoutLength(address string) string {
 		return p.Addr().String()
 	}
 	return address
-}
-
-// sum is what several flows come to together.
-type sum struct {
-	rps      float64
-	counts   counts
-	latency  [mesh.Buckets]uint64
-	mtls     uint64 // of counts.requests
-	total    counts
-	open     uint64
-	history  [historySeconds]float64
-	outcomes map[string]uint64
-	statuses map[uint32]uint64
-}
-
-func (s *sum) add(f flow) {
-	s.rps += f.rps
-	s.counts = s.counts.plus(f.counts)
-	f.rowState.latency.addTo(&s.latency)
-	if f.key.security == mesh.MutualTLS.String() {
-		s.mtls = add(s.mtls, f.counts.requests)
-	}
-	s.total = s.total.plus(f.total)
-	s.open = add(s.open, f.open)
-	if f.history != nil {
-		for i, n := range f.history {
-			s.history[i] += n
-		}
-	}
-	if s.outcomes == nil {
-		s.outcomes, s.statuses = map[string]uint64{}, map[uint32]uint64{}
-	}
-	grow(s.outcomes, nil, f.outcomes, maxOutcomes)
-	grow(s.statuses, nil, f.statuses, maxStatuses)
 }

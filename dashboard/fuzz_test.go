@@ -32,7 +32,7 @@ func FuzzReport(f *testing.F) {
 		}
 		c := newTestCollector(t, func(c *Config) { c.MaxEdges = 8 })
 		rec := newRecord(testID("web"), "web-1", time.Now())
-		rec.session = 1
+		rec.session, rec.counted = 1, time.Now()
 		c.records[recordKey{rec.id, rec.workload}] = rec
 		for range 2 { // cumulative: the second adds nothing
 			if c.report(session{number: 1, record: rec}, &r) != nil {
@@ -40,9 +40,7 @@ func FuzzReport(f *testing.F) {
 			}
 		}
 		for _, window := range []Window{0, DefaultWindow} {
-			s := c.snapshot(window, nil)
-			flows := s.flows()
-			if _, err := json.Marshal(Table{Services: s.services(flows), Edges: s.edges(flows), Replicas: s.replicas(flows), Proxies: s.proxyRows()}); err != nil {
+			if _, err := json.Marshal(c.snapshot(window, nil).tables().table(About{}, nil)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,17 +47,19 @@ func (c HandlerConfig) Validate() error {
 	return nil
 }
 
-// handler serves the API and the page. It starts no goroutine.
-type handler struct {
+// Site is the dashboard: the API and the page. It is an http.Handler; use it
+// with NewServer.
+type Site struct {
 	config  HandlerConfig
+	handler http.Handler
 	streams chan struct{} // a slot for each open stream
 
 	mu     sync.Mutex // guards frames
 	frames map[Window]*frame
 }
 
-// Handler returns the dashboard's HTTP handler. Use it with NewServer.
-func Handler(config HandlerConfig) (http.Handler, error) {
+// Handler returns the dashboard.
+func Handler(config HandlerConfig) (*Site, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
@@ -62,27 +67,57 @@ func Handler(config HandlerConfig) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &handler{config: config, streams: make(chan struct{}, maxStreams), frames: map[Window]*frame{}}
+	h := &Site{config: config, streams: make(chan struct{}, maxStreams), frames: map[Window]*frame{}}
 	mux := http.NewServeMux()
-	for name, view := range map[string]func(*snapshot) any{
-		"services":   func(s *snapshot) any { return s.services(s.flows()) },
-		"edges":      func(s *snapshot) any { return s.edges(s.flows()) },
-		"replicas":   func(s *snapshot) any { return s.replicas(s.flows()) },
-		"proxies":    func(s *snapshot) any { return s.proxyRows() },
-		"identities": func(s *snapshot) any { return s.identities(h.roots()) },
-		"workloads":  func(s *snapshot) any { return s.workloads() },
+	for name, view := range map[string]func(*tables) any{
+		"services":  func(t *tables) any { return t.serviceRows() },
+		"edges":     func(t *tables) any { return t.edgeRows() },
+		"replicas":  func(t *tables) any { return t.replicaRows() },
+		"proxies":   func(t *tables) any { return t.proxyRows() },
+		"workloads": func(t *tables) any { return t.workloads() },
 	} {
 		mux.HandleFunc("GET /api/v1/"+name, h.serveView(view))
 	}
-	mux.HandleFunc("GET /api/v1/about", h.serveAbout)
-	mux.HandleFunc("GET /api/v1/stream", h.serveStream)
-	mux.HandleFunc("GET /api/v1/tap", h.serveTap)
+	for name, serve := range map[string]http.HandlerFunc{
+		"overview": h.serveOverview, "identities": h.serveIdentities, "series": h.serveSeries, "heatmap": h.serveHeatmap,
+		"routes": h.serveRoutes, "about": h.serveAbout, "targets": h.serveTargets, "stream": h.serveStream, "tap": h.serveTap,
+		"openapi.yaml": serveOpenAPI,
+	} {
+		mux.HandleFunc("GET /api/v1/"+name, serve)
+	}
+	mux.HandleFunc("GET /metrics", h.serveMetrics)
 	mux.HandleFunc("HEAD /api/v1/stream", refuse) // it would never end
 	mux.HandleFunc("HEAD /api/v1/tap", refuse)
-	mux.HandleFunc("GET /api/v1/openapi.yaml", serveOpenAPI)
 	mux.HandleFunc("/api/", refuse)
 	mux.Handle("/", page)
-	return guard(config.Hosts, mux), nil
+	h.handler = guard(config.Hosts, mux)
+	return h, nil
+}
+
+// ServeHTTP answers a request.
+func (h *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handler.ServeHTTP(w, r) }
+
+// observeEvery is how often the control plane is asked what there is, while
+// nobody looks.
+const observeEvery = 2 * time.Second
+
+// Run keeps an eye on the mesh until ctx ends, so that changes are noticed
+// while nobody looks.
+func (h *Site) Run(ctx context.Context) error {
+	tick := time.NewTicker(observeEvery)
+	defer tick.Stop()
+	for {
+		inventory, err := h.inventory(ctx)
+		if err != nil {
+			inventory = nil // the next look will tell
+		}
+		h.config.Collector.Observe(inventory, h.roots())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // refuse answers what no view does.
@@ -92,48 +127,179 @@ func refuse(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusMethodNotAllowed, "the API only answers GET")
 		return
 	}
-	writeError(w, http.StatusNotFound, "no such view; there are services, edges, replicas, proxies, identities, workloads, about, stream and tap under /api/v1")
+	writeError(w, http.StatusNotFound, "there is no such view; see /api/v1/openapi.yaml for what there is")
 }
 
-// Answer is what each view returns.
+// Answer is what each table returns.
 type Answer[T any] struct {
 	Now   time.Time `json:"now"`
-	Since string    `json:"since"` // the window: "start", or like "10s"
+	Range string    `json:"range"` // as asked for: "5m", "start"
 	Items []T       `json:"items"`
 }
 
-func (h *handler) serveView(view func(*snapshot) any) http.HandlerFunc {
+// question is what a request asks for.
+type question struct {
+	values url.Values
+	window Window
+}
+
+// ask reads the query, which may have only the parameters named.
+func ask(r *http.Request, names ...string) (q question, err error) {
+	if q.values, err = url.ParseQuery(r.URL.RawQuery); err != nil {
+		return q, errors.New("the part after ? cannot be read; write name=value&name=value")
+	}
+	for name, values := range q.values {
+		if !slices.Contains(names, name) {
+			return q, fmt.Errorf("%s: there is no such parameter here; there are: %s", cut(name, maxWord), strings.Join(names, ", "))
+		}
+		if len(values) > 1 {
+			return q, fmt.Errorf("%s: give it once", name)
+		}
+	}
+	q.window, err = ParseWindow(q.values.Get("range"))
+	return q, err
+}
+
+func badRequest(w http.ResponseWriter, err error) { writeError(w, http.StatusBadRequest, err.Error()) }
+
+func (h *Site) serveView(view func(*tables) any) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		window, err := ParseWindow(r.URL.Query().Get("since"))
+		q, err := ask(r, "range", "name")
 		if err != nil {
-			writeError(w, http.StatusBadRequest, err.Error())
+			badRequest(w, err)
 			return
 		}
-		s, err := h.snapshot(r.Context(), window)
-		if err != nil {
-			writeError(w, http.StatusServiceUnavailable, err.Error())
+		t, ok := h.tables(w, r, q.window)
+		if !ok {
 			return
 		}
-		items := view(s)
-		if name := r.URL.Query().Get("name"); name != "" {
+		items := view(t)
+		if name := q.values.Get("name"); name != "" {
 			items = named(items, name)
 		}
-		writeJSON(w, http.StatusOK, map[string]any{"now": s.now.UTC(), "since": window.String(), "items": items})
+		writeJSON(w, http.StatusOK, map[string]any{"now": t.now.UTC(), "range": q.window.String(), "items": items})
 	}
 }
 
-func (h *handler) snapshot(ctx context.Context, window Window) (*snapshot, error) {
-	var inventory *tullev1.ListResponse
-	if h.config.Inventory != nil {
-		var err error
-		if inventory, err = h.config.Inventory(ctx); err != nil {
-			return nil, fmt.Errorf("list workloads: %w", err)
-		}
+// tables adds up what the views are made from; where that fails it answers.
+func (h *Site) tables(w http.ResponseWriter, r *http.Request, window Window) (*tables, bool) {
+	s, err := h.snapshot(r.Context(), window)
+	if err != nil {
+		writeError(w, http.StatusServiceUnavailable, err.Error())
+		return nil, false
+	}
+	return s.tables(), true
+}
+
+func (h *Site) snapshot(ctx context.Context, window Window) (*snapshot, error) {
+	inventory, err := h.inventory(ctx)
+	if err != nil {
+		return nil, err
 	}
 	return h.config.Collector.snapshot(window, inventory), nil
 }
 
-func (h *handler) roots() []*x509.Certificate {
+func (h *Site) inventory(ctx context.Context) (*tullev1.ListResponse, error) {
+	if h.config.Inventory == nil {
+		return nil, nil
+	}
+	inventory, err := h.config.Inventory(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list workloads: %w", err)
+	}
+	return inventory, nil
+}
+
+func (h *Site) serveOverview(w http.ResponseWriter, r *http.Request) {
+	q, err := ask(r, "range")
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	if t, ok := h.tables(w, r, q.window); ok {
+		writeJSON(w, http.StatusOK, t.overview(t.serviceRows(), h.roots()))
+	}
+}
+
+func (h *Site) serveIdentities(w http.ResponseWriter, r *http.Request) {
+	q, err := ask(r, "name", "range")
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	s, err := h.snapshot(r.Context(), q.window)
+	if err != nil {
+		writeError(w, http.StatusServiceUnavailable, err.Error())
+		return
+	}
+	items, roots := s.identities(h.roots())
+	if name := q.values.Get("name"); name != "" {
+		items = named(items, name).([]Identity)
+	}
+	writeJSON(w, http.StatusOK, Identities{Answer: Answer[Identity]{Now: s.now.UTC(), Range: q.window.String(), Items: items}, Roots: roots})
+}
+
+// serveSeries answers from the history, or from Prometheus if that was asked for.
+func (h *Site) serveSeries(w http.ResponseWriter, r *http.Request) {
+	of, window, ok := askTimeline(w, r)
+	if !ok {
+		return
+	}
+	writeJSON(w, http.StatusOK, h.config.Collector.timeline(of, time.Duration(window), stepOf(window, mostPoints)).series(window))
+}
+
+func (h *Site) serveHeatmap(w http.ResponseWriter, r *http.Request) {
+	of, window, ok := askTimeline(w, r)
+	if !ok {
+		return
+	}
+	writeJSON(w, http.StatusOK, h.config.Collector.timeline(of, time.Duration(window), stepOf(window, mostColumns)).heatmap(window))
+}
+
+func askTimeline(w http.ResponseWriter, r *http.Request) (of subject, window Window, ok bool) {
+	q, err := ask(r, "range", "service", "source", "destination", "replica")
+	if err == nil && q.window == 0 {
+		err = errors.New("range=start: only tables know that; the history reaches back 1h at most")
+	}
+	if err == nil {
+		of, err = parseSubject(q.values)
+	}
+	if err != nil {
+		badRequest(w, err)
+		return of, 0, false
+	}
+	return of, q.window, true
+}
+
+func (h *Site) serveRoutes(w http.ResponseWriter, r *http.Request) {
+	q, err := ask(r, "range", "service", "limit")
+	service, limit := q.values.Get("service"), usualRoutes
+	if s := q.values.Get("limit"); s != "" && err == nil {
+		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > maxRoutes {
+			err = fmt.Errorf("limit=%s: must be a number from 1 to %d", cut(s, maxWord), maxRoutes)
+		}
+	}
+	if err == nil && (service == "" || len(service) > maxName) {
+		err = errors.New("name the service: service=NAME")
+	}
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	t, ok := h.tables(w, r, q.window)
+	if !ok {
+		return
+	}
+	rps := 0.0
+	if s := t.services[service]; s != nil {
+		rps = t.figures(s).RPS
+	}
+	answer := h.config.Collector.routes.of(service, t.now).answer(t.now, q.window, rps, limit)
+	answer.Service = service
+	writeJSON(w, http.StatusOK, answer)
+}
+
+func (h *Site) roots() []*x509.Certificate {
 	if h.config.Roots == nil {
 		return nil
 	}
@@ -146,14 +312,19 @@ type About struct {
 	TrustDomain string `json:"trust_domain"`
 	URL         string `json:"url"`     // of the page
 	Started     string `json:"started"` // since when totals are counted
+	SeriesFrom  string `json:"series_from"`
 }
 
-func (h *handler) serveAbout(w http.ResponseWriter, _ *http.Request) {
+func (h *Site) serveAbout(w http.ResponseWriter, r *http.Request) {
+	if _, err := ask(r); err != nil {
+		badRequest(w, err)
+		return
+	}
 	writeJSON(w, http.StatusOK, h.about())
 }
 
-func (h *handler) about() About {
-	return About{Version: h.config.Version, TrustDomain: h.config.TrustDomain, URL: h.config.URL, Started: stamp(h.config.Collector.began)}
+func (h *Site) about() About {
+	return About{Version: h.config.Version, TrustDomain: h.config.TrustDomain, URL: h.config.URL, Started: stamp(h.config.Collector.began), SeriesFrom: fromHistory}
 }
 
 func writeJSON(w http.ResponseWriter, status int, value any) {
@@ -177,7 +348,7 @@ func named(items any, name string) any {
 	case []Service:
 		return only(rows, func(r Service) bool { return r.Name == name })
 	case []Edge:
-		return only(rows, func(r Edge) bool { return r.Source == name || r.Service == name })
+		return only(rows, func(r Edge) bool { return r.Source == name || r.Destination == name })
 	case []Replica:
 		return only(rows, func(r Replica) bool { return r.Service == name || r.Workload == name })
 	case []Proxy:

@@ -97,13 +97,23 @@ func TestErrorsAreClear(t *testing.T) {
 		want         int
 		text         string
 	}{
-		{h, "GET", "/api/v1/edges?since=1h", 400, "between 1s and 120s"},
-		{h, "GET", "/api/v1/stream?since=x", 400, "since=x"},
+		{h, "GET", "/api/v1/edges?range=2h", 400, "from 5s to 1h"},
+		{h, "GET", "/api/v1/stream?range=x", 400, "range=x"},
 		{h, "GET", "/api/v1/tap?status=9", 400, "503"},
 		{h, "GET", "/api/v1/tap?min_ms=NaN", 400, "milliseconds"},
 		{h, "GET", "/api/v1/tap?max=1e9", 400, "events per second"},
 		{h, "GET", "/api/v1/tap?max=100000", 400, "1000"},
-		{h, "GET", "/api/v2/x", 404, "under /api/v1"},
+		{h, "GET", "/api/v1/edges?since=10s", 400, "there are: range, name"},
+		{h, "GET", "/api/v1/edges?range=5m&range=1h", 400, "once"},
+		{h, "GET", "/api/v1/edges?%zz", 400, "name=value"},
+		{h, "GET", "/api/v1/series", 400, "service=NAME"},
+		{h, "GET", "/api/v1/series?service=web&source=x", 400, "service=NAME"},
+		{h, "GET", "/api/v1/series?source=x", 400, "destination=NAME"},
+		{h, "GET", "/api/v1/series?service=web&range=start", 400, "1h"},
+		{h, "GET", "/api/v1/heatmap?service=" + strings.Repeat("x", 300), 400, "253"},
+		{h, "GET", "/api/v1/routes", 400, "service=NAME"},
+		{h, "GET", "/api/v1/routes?service=web&limit=0", 400, "1 to 100"},
+		{h, "GET", "/api/v2/x", 404, "openapi.yaml"},
 		{h, "GET", "/../etc/passwd", 404, ""},
 		{h, "GET", "/nothing", 404, "at /"},
 		{h, "POST", "/api/v1/edges", 405, "GET"},
@@ -144,13 +154,13 @@ func TestHostileNamesStayData(t *testing.T) {
 		p.report(e)
 		synctest.Wait()
 		for _, path := range []string{"services", "edges", "replicas"} {
-			w := get(h, "/api/v1/"+path+"?since=start")
+			w := get(h, "/api/v1/"+path+"?range=start")
 			body := w.Body.String()
 			if w.Header().Get("Content-Type") != "application/json; charset=utf-8" || strings.ContainsAny(body, "<>\x1b\u2028") {
 				t.Errorf("%s: %s", path, body)
 			}
-			var answer Answer[struct{ Name, Service string }]
-			if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || len(answer.Items) != 1 || answer.Items[0].Name+answer.Items[0].Service != hostile {
+			var answer Answer[struct{ Name, Service, Destination string }]
+			if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || len(answer.Items) != 1 || answer.Items[0].Name+answer.Items[0].Service+answer.Items[0].Destination != hostile {
 				t.Errorf("%s: the name did not survive: %v %q", path, err, answer.Items)
 			}
 		}
@@ -217,14 +227,14 @@ func nextEvent(t *testing.T, r *bufio.Reader) (id, data string) {
 
 func TestStreamResumes(t *testing.T) {
 	_, client := listen(t, newTestHandler(t, newTestCollector(t, nil), nil))
-	r, body := openStream(t, client, "/api/v1/stream?since=60s", "")
+	r, body := openStream(t, client, "/api/v1/stream?range=1m", "")
 	id, data := nextEvent(t, r)
 	var table Table
-	if err := json.Unmarshal([]byte(data), &table); err != nil || table.Since != "60s" || table.About.Version != "0.1" || table.Edges == nil {
+	if err := json.Unmarshal([]byte(data), &table); err != nil || table.Range != "1m" || table.About.Version != "0.1" || table.Edges == nil {
 		t.Fatalf("%v: %s", err, data)
 	}
 	_ = body.Close()
-	r, _ = openStream(t, client, "/api/v1/stream?since=60s", id)
+	r, _ = openStream(t, client, "/api/v1/stream?range=1m", id)
 	if next, _ := nextEvent(t, r); next == id {
 		t.Errorf("the frame %s was sent again to a client that has it", id)
 	}
@@ -285,7 +295,7 @@ func TestFramesAreMadeOnceASecond(t *testing.T) {
 			calls++
 			return &tullev1.ListResponse{}, nil
 		}}
-		h := &handler{config: config, frames: map[Window]*frame{}}
+		h := &Site{config: config, frames: map[Window]*frame{}}
 		for range 5 {
 			for range 100 {
 				if _, err := h.frameAt(t.Context(), DefaultWindow); err != nil {

@@ -13,6 +13,7 @@ import (
 const (
 	maxReportEdges = 8192
 	maxEndpoints   = 4096
+	maxVerdicts    = 256
 	maxStatuses    = 64   // kept apart for a row; further ones are not told apart
 	maxReportCodes = 1000 // told in one edge
 	maxOutcomes    = 16
@@ -48,6 +49,14 @@ func (c counts) since(o counts) counts {
 	return counts{sub(c.requests, o.requests), sub(c.failures, o.failures), sub(c.sent, o.sent), sub(c.received, o.received)}
 }
 
+// split cuts a share (0 to 1) off; both parts together are exactly the whole.
+func (c counts) split(share float64) (first, rest counts) {
+	part := func(n uint64) uint64 { return min(n, uint64(float64(n)*share+0.5)) }
+	first = counts{part(c.requests), 0, part(c.sent), part(c.received)}
+	first.failures = min(first.requests, part(c.failures))
+	return first, c.since(first)
+}
+
 // reading is a checked tullev1.Edge: cumulative since the proxy's start.
 type reading struct {
 	key      edgeKey
@@ -62,7 +71,7 @@ func checkHello(h *tullev1.Hello) error {
 	if h == nil {
 		return fmt.Errorf("the first message must be Hello")
 	}
-	if err := mesh.CheckName(h.Workload); err != nil {
+	if err := mesh.CheckDottedName(h.Workload); err != nil {
 		return fmt.Errorf("workload: %w", err)
 	}
 	if len(h.Version) > maxName || len(h.Redirect) > maxWord {
@@ -189,6 +198,23 @@ func readEndpoints(list []*tullev1.EndpointStats) ([]endpoint, error) {
 		endpoints = append(endpoints, endpoint{e.Service, e.Workload, e.Address, e.EwmaMicros, e.InFlight, e.Ready})
 	}
 	return endpoints, nil
+}
+
+// verdict is what a proxy takes a destination's connections to speak.
+type verdict struct{ address, service, protocol, reason string }
+
+func readVerdicts(list []*tullev1.Verdict) ([]verdict, error) {
+	if len(list) > maxVerdicts {
+		return nil, fmt.Errorf("report with %d verdicts: at most %d are allowed", len(list), maxVerdicts)
+	}
+	verdicts := make([]verdict, 0, len(list))
+	for _, v := range list {
+		if len(v.Service) > maxName || len(v.Address) > maxAddress || len(v.Protocol) > maxWord || len(v.Reason) > maxName {
+			return nil, fmt.Errorf("verdict on %q: a label is too long", cut(v.Service, maxName))
+		}
+		verdicts = append(verdicts, verdict{v.Address, v.Service, v.Protocol, v.Reason})
+	}
+	return verdicts, nil
 }
 
 // hostOf returns the address without its port, "" if there is none to see.

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"slices"
 	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
 )
 
 // Proxy is one row of the proxies view.
@@ -27,6 +29,16 @@ type Proxy struct {
 	Renewals     int    `json:"certificate_renewals"`
 	Edges        int    `json:"edges"`
 	DroppedEdges uint64 `json:"dropped_edges,omitempty"` // beyond what is kept of one proxy
+
+	Verdicts []VerdictView `json:"verdicts"`
+}
+
+// VerdictView says what a destination's connections are taken to speak, and why.
+type VerdictView struct {
+	Destination string `json:"destination"`
+	Service     string `json:"service"`
+	Protocol    string `json:"protocol"`
+	Reason      string `json:"reason"`
 }
 
 func (s *snapshot) proxyRows() []Proxy {
@@ -39,7 +51,8 @@ func (s *snapshot) proxyRows() []Proxy {
 			Workload: p.workload, Service: p.id.Account, Identity: p.id.String(), Address: p.address, State: p.state(),
 			Version: p.version, Redirect: p.redirect, LastReport: stamp(p.heard),
 			RSS: p.stats.rss, Connections: p.stats.connections, Destinations: p.stats.watched,
-			CertExpires: stamp(p.cert.notAfter), Renewals: p.cert.renewals, Edges: len(p.rows), DroppedEdges: p.dropped,
+			CertExpires: stamp(p.cert.notAfter), Renewals: p.cert.renewals, Edges: p.rows, DroppedEdges: p.dropped,
+			Verdicts: p.verdictViews(),
 		}
 		if p.start > 0 && p.start < maxUnix*1000 {
 			row.Started = stamp(time.UnixMilli(p.start))
@@ -50,6 +63,28 @@ func (s *snapshot) proxyRows() []Proxy {
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// verdictViews are those on the destinations that the workload calls, and what
+// callers of the workload itself were found to speak.
+func (p *proxyState) verdictViews() []VerdictView {
+	views := make([]VerdictView, 0, len(p.verdicts)+len(p.spoken))
+	for _, v := range p.verdicts {
+		views = append(views, VerdictView{v.address, v.service, v.protocol, v.reason})
+	}
+	for _, key := range p.spoken {
+		view := VerdictView{Destination: p.workload, Service: p.id.Account, Protocol: key.protocol, Reason: "the first bytes of a caller"}
+		if key.security == mesh.MutualTLS.String() {
+			view.Reason = "told by a caller's proxy"
+		}
+		if !slices.Contains(views, view) {
+			views = append(views, view)
+		}
+	}
+	slices.SortFunc(views, func(a, b VerdictView) int {
+		return cmpStrings(a.Service, b.Service, a.Destination, b.Destination, a.Protocol, b.Protocol, a.Reason, b.Reason)
+	})
+	return views
 }
 
 func (p *proxyState) state() string {
@@ -67,7 +102,6 @@ type Identity struct {
 	Identity  string       `json:"identity"`
 	Name      string       `json:"name"`
 	Namespace string       `json:"namespace"`
-	Roots     []Root       `json:"roots"`
 	Holders   []HolderView `json:"holders"`
 }
 
@@ -75,7 +109,9 @@ type Identity struct {
 type Root struct {
 	Subject string `json:"subject"`
 	SHA256  string `json:"sha256"` // of the certificate, hexadecimal
+	Issued  string `json:"issued"`
 	Expires string `json:"expires"`
+	Holders int    `json:"holders"` // connected proxies whose certificate it signed
 }
 
 // HolderView is a proxy that holds an identity, and its certificate.
@@ -84,6 +120,7 @@ type HolderView struct {
 	Address  string `json:"address"`
 	State    string `json:"state"`
 	Issuer   string `json:"issuer"`
+	Root     string `json:"root"` // SHA-256 of the one that signed it; "" if unknown
 	// Serial and Issued are of the certificate that the proxy connected with;
 	// "" once it has renewed that.
 	Serial   string `json:"serial"`
@@ -92,11 +129,22 @@ type HolderView struct {
 	Renewals int    `json:"renewals"` // seen since the proxy first attached
 }
 
-func (s *snapshot) identities(roots []*x509.Certificate) []Identity {
-	trusted := make([]Root, 0, len(roots))
-	for _, r := range roots {
-		digest := sha256.Sum256(r.Raw)
-		trusted = append(trusted, Root{Subject: r.Subject.String(), SHA256: hex.EncodeToString(digest[:]), Expires: stamp(r.NotAfter)})
+// Identities is the answer about who holds which identity.
+type Identities struct {
+	Answer[Identity]
+	Roots []Root `json:"roots"`
+}
+
+func digestOf(c *x509.Certificate) string {
+	digest := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(digest[:])
+}
+
+func (s *snapshot) identities(roots []*x509.Certificate) ([]Identity, []Root) {
+	trusted, byKey := make([]Root, 0, len(roots)), map[string]int{}
+	for i, r := range roots {
+		trusted = append(trusted, Root{Subject: r.Subject.String(), SHA256: digestOf(r), Issued: stamp(r.NotBefore), Expires: stamp(r.NotAfter)})
+		byKey[string(r.SubjectKeyId)] = i
 	}
 	rows := []Identity{}
 	for _, p := range s.proxies {
@@ -106,15 +154,20 @@ func (s *snapshot) identities(roots []*x509.Certificate) []Identity {
 		i := slices.IndexFunc(rows, func(r Identity) bool { return r.Identity == p.id.String() })
 		if i < 0 {
 			i = len(rows)
-			rows = append(rows, Identity{Identity: p.id.String(), Name: p.id.Account, Namespace: p.id.Namespace, Roots: trusted})
+			rows = append(rows, Identity{Identity: p.id.String(), Name: p.id.Account, Namespace: p.id.Namespace})
 		}
 		holder := HolderView{
 			Workload: p.workload, Address: p.address, State: p.state(), Issuer: p.cert.issuer, Serial: p.cert.serial,
 			Issued: stamp(p.cert.notBefore), Expires: stamp(p.cert.notAfter), Renewals: p.cert.renewals,
 		}
+		if root, ok := byKey[p.cert.authority]; ok && p.cert.authority != "" {
+			if holder.Root = trusted[root].SHA256; p.connected {
+				trusted[root].Holders++
+			}
+		}
 		rows[i].Holders = append(rows[i].Holders, holder)
 	}
-	return rows
+	return rows, trusted
 }
 
 // Workload is one row of the workloads view. Of the command only the program's
@@ -134,7 +187,7 @@ type Workload struct {
 
 func (s *snapshot) workloads() []Workload {
 	rows := []Workload{}
-	for _, w := range s.inventory.Workloads {
+	for _, w := range s.inventory.GetWorkloads() {
 		row := Workload{
 			Replica: w.Replica, Service: w.Service, Identity: w.Identity, State: w.State, Ports: w.Ports,
 			Address4: withoutLength(w.Address4), Address6: withoutLength(w.Address6), PID: w.Pid,

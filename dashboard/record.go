@@ -1,22 +1,20 @@
 package dashboard
 
 import (
-	"maps"
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/tulle-mesh/tulle/mesh"
 )
 
 const (
-	// keep is how far back the window of a record reaches.
-	keep = 120 * time.Second
-	// maxCells bounds the histogram cells in one record's window: 2 MiB. A
-	// proxy that would need more (none does) sees a shorter window.
-	maxCells = 128 << 10
+	// gone records are kept for this long, so that a proxy that comes back goes on.
+	keepGone = 2 * time.Minute
 	// overflowFactor says how many edges beyond Config.MaxEdges are still
 	// counted, exactly, in the row "other". What is beyond those is dropped.
 	overflowFactor = 4
-	// other is the service that edges beyond the limit count for.
+	// other is the name that counts for all beyond a limit.
 	other = "other"
 )
 
@@ -25,6 +23,7 @@ const (
 // Collector's mutex guards it.
 type record struct {
 	id       mesh.ID
+	name     string // the id's
 	workload string
 	version  string
 	redirect string
@@ -34,17 +33,18 @@ type record struct {
 	created  time.Time
 	attached time.Time
 	heard    time.Time // of the last report, zero before the first of this session
+	counted  time.Time // up to when its counters are known; zero: nobody knows
+	pace     time.Duration
 	gone     time.Time
 	ended    bool // it is gone because it said so
 	cert     certificate
 	stats    stats
+	verdicts []verdict // replaced whole, as are endpoints
 
 	edges     map[edgeKey]*edge
 	rows      map[edgeKey]*row
-	endpoints []endpoint // replaced whole, never changed
-	window    []second   // oldest first
-	cells     int        // in window
-	dropped   uint64     // readings beyond every limit
+	endpoints []endpoint
+	dropped   uint64 // readings beyond every limit
 }
 
 // stats is what a proxy last said about itself.
@@ -56,8 +56,12 @@ type stats struct {
 
 // edge is where a proxy's cumulative counters stood in its last report.
 type edge struct {
-	base reading
-	row  *row
+	base     counts
+	open     uint64
+	outcomes tally[string]
+	statuses tally[uint32]
+	latency  packed
+	row      *row
 }
 
 // row is what an edge has come to since the record began, over all restarts of
@@ -65,60 +69,104 @@ type edge struct {
 type row struct {
 	key      edgeKey
 	total    counts
-	latency  sparse
 	open     uint64
-	outcomes map[string]uint64
-	statuses map[uint32]uint64
+	outcomes tally[string]
+	statuses tally[uint32]
+	past     packed // latency of the proxy's earlier lives; that of the present one is in its edges
+	pending  []part // of slices that are not closed, oldest first
 }
 
-// second is what one second's reports added. They cover the time from start to
-// end, which a late report stretches.
-type second struct {
-	unix       int64
-	start, end time.Time
-	deltas     map[*row]delta
+// part is what was added to a row in one slice.
+type part struct {
+	slice int64
+	amount
 }
 
-type delta struct {
-	counts  counts
-	latency sparse
+// tally counts by name, ascending.
+type tally[K cmp.Ordered] []tallied[K]
+
+type tallied[K cmp.Ordered] struct {
+	key K
+	n   uint64
+}
+
+func (t tally[K]) find(key K) (int, bool) {
+	return slices.BinarySearchFunc(t, key, func(e tallied[K], key K) int { return cmp.Compare(e.key, key) })
+}
+
+func (t tally[K]) of(key K) uint64 {
+	if i, ok := t.find(key); ok {
+		return t[i].n
+	}
+	return 0
+}
+
+// plus adds to what may be counted under at most limit names; further names are lost.
+func (t tally[K]) plus(key K, n uint64, limit int) tally[K] {
+	i, ok := t.find(key)
+	switch {
+	case ok:
+		t[i].n = add(t[i].n, n)
+	case len(t) < limit:
+		t = slices.Insert(t, i, tallied[K]{key, n})
+	}
+	return t
+}
+
+// advance adds to the total what now has beyond the base, which becomes now.
+func (t tally[K]) advance(base *tally[K], now map[K]uint64, limit int) tally[K] {
+	for key, n := range now {
+		t = t.plus(key, sub(n, base.of(key)), limit)
+	}
+	*base = (*base)[:0]
+	for _, e := range t { // the base of what is not counted is not needed
+		if n, ok := now[e.key]; ok {
+			*base = append(*base, tallied[K]{e.key, n})
+		}
+	}
+	return t
 }
 
 func newRecord(id mesh.ID, workload string, now time.Time) *record {
-	return &record{id: id, workload: workload, created: now, edges: map[edgeKey]*edge{}, rows: map[edgeKey]*row{}}
+	return &record{id: id, name: id.String(), workload: workload, created: now, edges: map[edgeKey]*edge{}, rows: map[edgeKey]*row{}}
 }
 
 // rebase forgets where the counters stood: the proxy began anew.
 func (r *record) rebase() {
-	clear(r.edges)
-	for _, row := range r.rows {
-		row.open = 0
+	for _, e := range r.edges {
+		e.row.past = e.row.past.plus(e.latency)
+		e.row.open = 0
 	}
+	clear(r.edges)
 }
 
-// take adds a report received at now. The limit is Config.MaxEdges.
-func (r *record) take(readings []reading, now time.Time, limit int) {
-	s := r.secondAt(now)
+// interval is the time that a report covers.
+type interval struct {
+	from, to time.Time
+	oldest   int64 // slice that may still be added to
+	unplaced bool  // nobody knows when that was: it counts for totals only
+}
+
+// take adds a report. The limit is Config.MaxEdges.
+func (r *record) take(readings []reading, at interval, limit int) {
 	for i := range readings {
-		reading := &readings[i]
-		e := r.edges[reading.key]
+		e := r.edges[readings[i].key]
 		if e == nil {
-			if e = r.addEdge(reading.key, limit); e == nil {
+			if e = r.addEdge(readings[i].key, limit); e == nil {
 				r.dropped++
 				continue
 			}
 		}
-		r.advance(e, reading, s)
+		e.advance(&readings[i], at)
 	}
-	r.heard = now
-	r.trim(now)
+	r.heard = at.to
 }
 
 func (r *record) addEdge(key edgeKey, limit int) *edge {
 	if len(r.edges) >= limit*(1+overflowFactor) {
 		return nil
 	}
-	e := &edge{base: reading{key: key}, row: r.rowFor(key, limit)}
+	e := &edge{row: r.rowFor(key, limit)}
 	r.edges[key] = e
 	return e
 }
@@ -128,77 +176,82 @@ func (r *record) rowFor(key edgeKey, limit int) *row {
 		key = edgeKey{inbound: key.inbound, service: other, security: key.security}
 	}
 	if r.rows[key] == nil {
-		r.rows[key] = &row{key: key, outcomes: map[string]uint64{}, statuses: map[uint32]uint64{}}
+		r.rows[key] = &row{key: key}
 	}
 	return r.rows[key]
 }
 
-// advance adds what the reading has beyond the edge's base to its row and to
-// the second's deltas. It takes the reading over.
-func (r *record) advance(e *edge, reading *reading, s *second) {
-	d := delta{reading.counts.since(e.base.counts), reading.latency.since(e.base.latency)}
-	row := e.row
-	row.total = row.total.plus(d.counts)
-	row.latency = row.latency.plus(d.latency)
-	row.open = add(sub(row.open, e.base.open), reading.open)
-	grow(row.outcomes, e.base.outcomes, reading.outcomes, maxOutcomes)
-	grow(row.statuses, e.base.statuses, reading.statuses, maxStatuses)
-	maps.DeleteFunc(reading.statuses, func(status uint32, _ uint64) bool { _, kept := row.statuses[status]; return !kept })
-	e.base = *reading
-	if d.counts == (counts{}) && len(d.latency) == 0 {
+// advance adds what the reading has beyond the edge's base to its row. It takes
+// the reading over.
+func (e *edge) advance(reading *reading, at interval) {
+	row, added := e.row, reading.counts.since(e.base)
+	durations := reading.latency.since(e.latency)
+	row.total = row.total.plus(added)
+	row.open = add(sub(row.open, e.open), reading.open)
+	row.outcomes = row.outcomes.advance(&e.outcomes, reading.outcomes, maxOutcomes)
+	row.statuses = row.statuses.advance(&e.statuses, reading.statuses, maxStatuses)
+	e.base, e.open = reading.counts, reading.open
+	if len(durations) > 0 || len(reading.latency) == 0 {
+		e.latency = reading.latency.pack()
+	}
+	if !at.unplaced {
+		row.place(added, durations, at)
+	}
+}
+
+// place adds to the slices that the interval covers, to each its share.
+func (r *row) place(added counts, durations sparse, at interval) {
+	last, from := max(sliceAt(at.to), at.oldest), at.from
+	if lost := sliceStart(at.oldest).Sub(from); lost > longestGap { // when the stream was broken for long
+		share := float64(lost) / float64(at.to.Sub(from))
+		_, added = added.split(share)
+		_, durations = durations.split(share)
+	}
+	for n := max(sliceAt(from), at.oldest); n < last; n++ {
+		if start := sliceStart(n); from.Before(start) {
+			from = start
+		}
+		share := float64(sliceStart(n+1).Sub(from)) / float64(at.to.Sub(from))
+		var now counts
+		now, added = added.split(share)
+		var sooner sparse
+		sooner, durations = durations.split(share)
+		r.addPart(n, amount{now, sooner.pack()})
+	}
+	r.addPart(last, amount{added, durations.pack()})
+}
+
+func (r *row) addPart(n int64, a amount) {
+	if a.empty() {
 		return
 	}
-	before := s.deltas[row]
-	after := delta{before.counts.plus(d.counts), before.latency.plus(d.latency)}
-	s.deltas[row] = after
-	r.cells += len(after.latency) - len(before.latency)
+	i := len(r.pending)
+	for i > 0 && r.pending[i-1].slice >= n {
+		i--
+	}
+	if i == len(r.pending) || r.pending[i].slice != n {
+		r.pending = slices.Insert(r.pending, i, part{slice: n})
+	}
+	r.pending[i].amount = r.pending[i].plus(a)
 }
 
-// grow adds to total what now has beyond base, for at most limit keys.
-func grow[K comparable](total, base, now map[K]uint64, limit int) {
-	for k, n := range now {
-		if _, known := total[k]; known || len(total) < limit {
-			total[k] = add(total[k], sub(n, base[k]))
-		}
+// takePart removes what is pending of slices up to n and returns it.
+func (r *row) takePart(n int64) (a amount) {
+	i := 0
+	for ; i < len(r.pending) && r.pending[i].slice <= n; i++ {
+		a = a.plus(r.pending[i].amount)
 	}
-}
-
-func (r *record) secondAt(now time.Time) *second {
-	start := r.heard
-	if start.IsZero() || start.Before(r.attached) {
-		start = r.attached
-	}
-	if n := len(r.window); n > 0 && r.window[n-1].unix >= now.Unix() { // a clock that stepped back stays in the newest
-		r.window[n-1].end = now
-		return &r.window[n-1]
-	}
-	r.window = append(r.window, second{unix: now.Unix(), start: start, end: now, deltas: map[*row]delta{}})
-	return &r.window[len(r.window)-1]
-}
-
-// trim lets go of what is older than the window, and of the oldest seconds
-// while there are too many cells.
-func (r *record) trim(now time.Time) {
-	drop := 0
-	for drop < len(r.window) && (now.Sub(r.window[drop].end) > keep || (r.cells > maxCells && drop < len(r.window)-1)) {
-		for _, d := range r.window[drop].deltas {
-			r.cells -= len(d.latency)
-		}
-		r.window[drop] = second{}
-		drop++
-	}
-	if drop == 0 {
-		return
-	}
-	n := copy(r.window, r.window[drop:])
-	clear(r.window[n:])
-	r.window = r.window[:n]
+	r.pending = slices.Delete(r.pending, 0, i)
+	return a
 }
 
 // end closes the record's session.
 func (r *record) end(now time.Time, said bool) {
 	r.session, r.gone, r.ended = 0, now, said
 	r.endpoints = nil
+	for _, e := range r.edges {
+		e.open = 0
+	}
 	for _, row := range r.rows {
 		row.open = 0
 	}
@@ -209,17 +262,35 @@ func (r *record) fold(gone *record, limit int) {
 	if gone.created.Before(r.created) {
 		r.created = gone.created
 	}
+	gone.rebase()
 	for _, from := range gone.rows {
 		to := r.rowFor(from.key, limit)
+		for _, p := range from.pending {
+			to.addPart(p.slice, p.amount)
+		}
 		to.total = to.total.plus(from.total)
-		to.latency = to.latency.plus(from.latency)
-		grow(to.outcomes, nil, from.outcomes, maxOutcomes)
-		grow(to.statuses, nil, from.statuses, maxStatuses)
+		to.past = to.past.plus(from.past)
+		for _, t := range from.outcomes {
+			to.outcomes = to.outcomes.plus(t.key, t.n, maxOutcomes)
+		}
+		for _, t := range from.statuses {
+			to.statuses = to.statuses.plus(t.key, t.n, maxStatuses)
+		}
 	}
 }
 
-func (r *row) clone() *row {
-	c := *r
-	c.outcomes, c.statuses = maps.Clone(r.outcomes), maps.Clone(r.statuses)
-	return &c
+// latencies returns the parts of each row's whole latency.
+func (r *record) latencies() map[*row][]packed {
+	parts := make(map[*row][]packed, len(r.rows))
+	for _, row := range r.rows {
+		if len(row.past) > 0 {
+			parts[row] = append(parts[row], row.past)
+		}
+	}
+	for _, e := range r.edges {
+		if len(e.latency) > 0 {
+			parts[e.row] = append(parts[e.row], e.latency)
+		}
+	}
+	return parts
 }

@@ -6,48 +6,39 @@ import (
 
 type replicaKey struct{ service, name string }
 
-// replicas are the places that a service's requests go to: those of the
+// replicaRows are the places that a service's requests go to: those of the
 // inventory, those that balancers know, and those seen in traffic.
-func (s *snapshot) replicas(flows []flow) []Replica {
+func (t *tables) replicaRows() []Replica {
 	rows := map[replicaKey]*Replica{}
-	listed := s.listed()
-	row := func(service, workload, address string) *Replica {
-		if host := hostOf(address); workload == "" && listed[replicaKey{service, host}] {
-			workload = host
-		}
-		if workload == "" {
-			workload = address
-		}
-		key := replicaKey{service, workload}
+	row := func(key replicaKey, address string) *Replica {
 		if rows[key] == nil {
-			rows[key] = &Replica{Service: service, Workload: workload, Clients: []ClientView{}}
+			rows[key] = &Replica{Service: key.service, Workload: key.name, Clients: []ClientView{}}
 		}
 		if rows[key].Address == "" {
 			rows[key].Address = address
 		}
 		return rows[key]
 	}
-	for _, w := range s.inventory.Workloads {
-		row(w.Service, w.Replica, hostOf(withoutLength(w.Address4))).Ready = isReady(w.State)
+	for _, w := range t.inventory.GetWorkloads() {
+		row(replicaKey{w.Service, w.Replica}, hostOf(withoutLength(w.Address4))).Ready = isReady(w.State)
 	}
-	for key := range listed {
-		row(key.service, key.name, key.name).Ready = true // nobody probes them
+	for key := range t.listed {
+		row(key, key.name).Ready = true // nobody probes them
 	}
-	s.addEndpoints(row)
-	sums := map[replicaKey]*sum{}
-	for _, f := range flows {
-		if f.serviceKind != kindService || f.replica == "" && f.address == "" {
-			continue
-		}
-		r := row(f.service, f.replica, f.address)
-		sumFor(sums, replicaKey{r.Service, r.Workload}).add(f)
+	t.addEndpoints(row)
+	for key := range t.replicas {
+		row(key, t.addresses[key])
 	}
 	list := make([]Replica, 0, len(rows))
 	for key, r := range rows {
-		r.Figures = sumFor(sums, key).figures()
+		s := t.replicas[key]
+		if s == nil {
+			s = &sum{}
+		}
+		r.Figures = t.figures(s)
 		list = append(list, *r)
 	}
-	list = s.onlyServed(list)
+	list = t.onlyServed(list)
 	setShares(list)
 	slices.SortFunc(list, func(a, b Replica) int { return cmpStrings(a.Service, b.Service, a.Workload, b.Workload) })
 	return list
@@ -56,7 +47,7 @@ func (s *snapshot) replicas(flows []flow) []Replica {
 // listed are the places of catalog services, which may be told without a port.
 func (s *snapshot) listed() map[replicaKey]bool {
 	places := map[replicaKey]bool{}
-	for _, service := range s.inventory.Services {
+	for _, service := range s.inventory.GetServices() {
 		if service.Source == "catalog" {
 			for _, address := range service.Endpoints {
 				places[replicaKey{service.Name, address}] = true
@@ -67,22 +58,22 @@ func (s *snapshot) listed() map[replicaKey]bool {
 }
 
 // addEndpoints adds what the clients' balancers estimate.
-func (s *snapshot) addEndpoints(row func(service, workload, address string) *Replica) {
+func (t *tables) addEndpoints(row func(key replicaKey, address string) *Replica) {
 	known := map[string]bool{} // services whose readiness the inventory knows better
-	for _, w := range s.inventory.Workloads {
+	for _, w := range t.inventory.GetWorkloads() {
 		known[w.Service] = true
 	}
-	for _, p := range s.proxies {
+	for _, p := range t.proxies {
 		for _, e := range p.endpoints {
 			if e.service == "" {
 				continue
 			}
-			r := row(e.service, e.workload, e.address)
+			r := row(t.place(replicaPlace{e.service, e.workload, e.address}), e.address)
 			if !known[e.service] {
 				r.Ready = r.Ready || e.ready
 			}
 			r.InFlight += uint64(e.inFlight)
-			r.Clients = append(r.Clients, ClientView{Workload: p.workload, EWMA: round(e.ewmaMicros, 1), InFlight: e.inFlight})
+			r.Clients = append(r.Clients, ClientView{Workload: p.workload, EWMA: round(e.ewmaMicros, 1) / 1e6, InFlight: e.inFlight})
 		}
 	}
 }
@@ -91,7 +82,7 @@ func (s *snapshot) addEndpoints(row func(service, workload, address string) *Rep
 // the mere clients of the mesh.
 func (s *snapshot) onlyServed(list []Replica) []Replica {
 	offered := map[string]bool{}
-	for _, service := range s.inventory.Services {
+	for _, service := range s.inventory.GetServices() {
 		offered[service.Name] = len(service.Ports) > 0 || service.Source == "catalog"
 	}
 	return slices.DeleteFunc(list, func(r Replica) bool {
@@ -116,7 +107,7 @@ func setShares(list []Replica) {
 			for _, c := range r.Clients {
 				total += c.EWMA
 			}
-			r.EWMA = new(round(total/float64(len(r.Clients)), 1))
+			r.EWMA = new(round(total/float64(len(r.Clients)), 1e6))
 		}
 	}
 }

@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -14,14 +13,15 @@ import (
 // Window is how far back figures reach; 0 is since the beginning.
 type Window time.Duration
 
-// DefaultWindow is what is shown unless something else is asked for.
-const DefaultWindow = Window(10 * time.Second)
+const (
+	// DefaultWindow is what is shown unless something else is asked for.
+	DefaultWindow = Window(5 * time.Minute)
+	longestWindow = Window(time.Hour)
+	// historySlices is the length of a sparkline: five minutes.
+	historySlices = 60
+)
 
-// historySeconds is the length of a sparkline.
-const historySeconds = 60
-
-// ParseWindow reads "start", or a duration like "10s" up to the 120 s kept.
-// Empty is DefaultWindow.
+// ParseWindow reads "start", or a duration from 5s to 1h. Empty is DefaultWindow.
 func ParseWindow(s string) (Window, error) {
 	switch s {
 	case "":
@@ -30,18 +30,25 @@ func ParseWindow(s string) (Window, error) {
 		return 0, nil
 	}
 	d, err := time.ParseDuration(s)
-	if err != nil || d < time.Second || d > keep {
-		return 0, fmt.Errorf("since=%s: must be start or between 1s and 120s, for instance 10s", cut(s, maxWord))
+	if err != nil || d < slice || d > time.Duration(longestWindow) {
+		return 0, fmt.Errorf("range=%s: must be a duration from 5s to 1h, such as 10s, 5m, 15m or 1h, or start", cut(s, maxWord))
 	}
 	return Window(d), nil
 }
 
-// String returns what ParseWindow reads.
+// String returns what ParseWindow reads, in its shortest spelling.
 func (w Window) String() string {
 	if w == 0 {
 		return "start"
 	}
-	return fmt.Sprintf("%ds", int(time.Duration(w).Seconds()))
+	s := time.Duration(w).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // snapshot is the state of a Collector at one moment, cut to one window. It
@@ -49,10 +56,29 @@ func (w Window) String() string {
 type snapshot struct {
 	now     time.Time
 	window  Window
-	hosts   []netip.Addr
+	span    time.Duration // that the window's figures cover
+	columns []*column     // of the window
+	newest  int64         // slice that is closed
+	recent  []*column     // of the sparklines
+	keys    []*seriesKey  // by a series' number
+	flows   []flowState
 	proxies []proxyState
 	// inventory is what the control plane knows of workloads and services.
 	inventory *tullev1.ListResponse
+	coverage  Coverage
+	changes   []Change
+}
+
+// flowState is a flow at the snapshot's moment. Its histograms are not copies:
+// they never change.
+type flowState struct {
+	edge     edgeRow
+	place    replicaPlace
+	total    counts
+	open     uint64
+	outcomes tally[string]
+	statuses tally[uint32]
+	parts    []amount // not in a column yet; if the window is "start": all there is
 }
 
 // proxyState is one record: a proxy attached, lately gone, or, without a
@@ -67,156 +93,157 @@ type proxyState struct {
 	cert                        certificate
 	stats                       stats
 	endpoints                   []endpoint
+	verdicts                    []verdict
 	dropped                     uint64
-	rows                        []rowState
+	rows                        int
+	spoken                      []edgeKey // inbound
 }
 
-// rowState is a row with its part in the window.
-type rowState struct {
-	*row
-	counts  counts
-	parts   []sparse // what latency is the sum of
-	latency sparse
-	rps     float64
-	history *[historySeconds]float64 // requests per second, oldest first; nil: none
+// Coverage tells what the history has.
+type Coverage struct {
+	Since       string  `json:"since"`
+	Step        float64 `json:"step_s"`
+	CoarseUntil string  `json:"coarse_until"`
+	Bytes       int     `json:"bytes"`
+	Series      int     `json:"series"`
+	Other       uint64  `json:"other"`
 }
 
 // snapshot reads the Collector. The inventory may be nil.
 func (c *Collector) snapshot(window Window, inventory *tullev1.ListResponse) *snapshot {
-	if inventory == nil {
-		inventory = &tullev1.ListResponse{}
+	if inventory != nil {
+		c.inventory.Store(inventory)
 	}
-	s := c.copyState(window, inventory)
-	for i := range s.proxies {
-		for j := range s.proxies[i].rows {
-			row := &s.proxies[i].rows[j]
-			row.latency = merge(row.parts)
-		}
-	}
+	s := c.copyState(window)
 	slices.SortFunc(s.proxies, func(a, b proxyState) int {
 		return cmpStrings(a.id.String(), b.id.String(), a.workload, b.workload)
 	})
 	return s
 }
 
-// copyState is the part of snapshot that holds the lock. Histograms are not
-// copied: they never change.
-func (c *Collector) copyState(window Window, inventory *tullev1.ListResponse) *snapshot {
+// copyState is the part of snapshot that holds the lock.
+func (c *Collector) copyState(window Window) *snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	c.sweepLocked(now)
-	s := &snapshot{now: now, window: window, hosts: c.config.HostAddresses, inventory: inventory}
-	for _, r := range c.records {
-		s.proxies = append(s.proxies, r.state(now, window))
+	c.advanceLocked(now, true)
+	h := c.history
+	s := &snapshot{
+		now: now, window: window, inventory: c.inventory.Load(), keys: slices.Clone(h.keys), newest: c.open - 1,
+		recent: h.since(sliceStart(c.open - historySlices)), changes: c.changes.newest(), coverage: c.coverageLocked(),
 	}
-	for _, r := range c.retired {
-		s.proxies = append(s.proxies, r.state(now, window))
+	from := int64(0)
+	if window == 0 {
+		s.span = now.Sub(c.firstStartLocked())
+	} else {
+		from = sliceAt(now.Add(-time.Duration(window)))
+		s.columns = h.since(sliceStart(from))
+		s.span = c.spanLocked(s.columns, now)
+	}
+	s.span = max(s.span, time.Second)
+	all := c.allLocked()
+	t := newTeller(all, c.config.HostAddresses, s.inventory)
+	for _, r := range all {
+		s.proxies = append(s.proxies, r.state())
+		s.flows = r.tell(t, s.flows, from, window == 0)
 	}
 	return s
 }
 
-func (r *record) state(now time.Time, window Window) proxyState {
+// coverageLocked says what the history has.
+func (c *Collector) coverageLocked() Coverage {
+	h := c.history
+	v := Coverage{Since: stamp(c.began), Step: slice.Seconds(), CoarseUntil: stamp(h.coarseUntil()), Bytes: h.bytes, Series: len(h.ids), Other: h.missed}
+	if len(h.columns) > 0 && h.columns[0].first != sliceAt(c.began) {
+		v.Since = stamp(h.columns[0].start())
+	}
+	return v
+}
+
+// spanLocked returns the time that the columns and what is pending cover.
+func (c *Collector) spanLocked(columns []*column, now time.Time) (d time.Duration) {
+	since := func(from int64) time.Time {
+		if start := sliceStart(from); c.began.Before(start) || from != sliceAt(c.began) {
+			return start
+		}
+		return c.began
+	}
+	for _, column := range columns {
+		d += column.end().Sub(since(column.first))
+	}
+	return d + max(c.coveredLocked(now).Sub(since(c.open)), 0)
+}
+
+// coveredLocked returns up to when reports have come in: the mean over all
+// proxies, whose reports come at different times within a second.
+func (c *Collector) coveredLocked(now time.Time) time.Time {
+	var behind, n time.Duration
+	for _, r := range c.records {
+		if late := now.Sub(r.heard); r.session != 0 && !r.heard.IsZero() && late < 3*r.pace {
+			behind += late
+			n++
+		}
+	}
+	if n == 0 {
+		return now
+	}
+	return now.Add(-behind / n)
+}
+
+// firstStartLocked returns since when totals are counted.
+func (c *Collector) firstStartLocked() time.Time {
+	first := c.began
+	for _, r := range c.records {
+		if start := time.UnixMilli(r.start); r.start > 0 && start.Before(first) {
+			first = start
+		}
+	}
+	return first
+}
+
+func (r *record) state() proxyState {
 	p := proxyState{
 		id: r.id, workload: r.workload, version: r.version, redirect: r.redirect, address: r.address, start: r.start,
 		connected: r.session != 0, heard: r.heard, gone: r.gone, ended: r.ended, cert: r.cert, stats: r.stats,
-		endpoints: r.endpoints, dropped: r.dropped,
+		endpoints: r.endpoints, verdicts: r.verdicts, dropped: r.dropped, rows: len(r.rows),
 	}
-	parts := make(map[*row]*rowState, len(r.rows))
-	for _, row := range r.rows {
-		parts[row] = &rowState{row: row.clone()}
-	}
-	r.addHistory(parts, now)
-	if window == 0 {
-		r.addTotals(parts, now)
-	} else {
-		r.addWindow(parts, now, time.Duration(window))
-	}
-	for _, part := range parts {
-		p.rows = append(p.rows, *part)
+	for key := range r.rows {
+		if key.inbound && len(p.spoken) < maxVerdicts {
+			p.spoken = append(p.spoken, key)
+		}
 	}
 	return p
 }
 
-func (r *record) addTotals(parts map[*row]*rowState, now time.Time) {
-	span := max(now.Sub(r.created), time.Second).Seconds()
-	for _, part := range parts {
-		part.counts, part.parts = part.total, []sparse{part.row.latency}
-		part.rps = float64(part.total.requests) / span
+// tell appends the record's flows. Of what is pending they have what is in the
+// slices since from, or, for whole figures, everything instead.
+func (r *record) tell(t *teller, flows []flowState, from int64, whole bool) []flowState {
+	var latencies map[*row][]packed
+	if whole {
+		latencies = r.latencies()
 	}
-}
-
-// freshness is how old a proxy's last report may be for rates to be taken over
-// the time that its reports cover, rather than up to now.
-const freshness = 2500 * time.Millisecond
-
-func (r *record) addWindow(parts map[*row]*rowState, now time.Time, window time.Duration) {
-	var first, last time.Time
-	for i := range r.window {
-		s := &r.window[i]
-		if now.Sub(s.end) >= window {
+	for _, row := range r.rows {
+		f, ok := t.tell(r, row)
+		if !ok {
 			continue
 		}
-		if first.IsZero() {
-			first = s.start
-		}
-		last = s.end
-		for row, d := range s.deltas {
-			part := parts[row]
-			part.counts = part.counts.plus(d.counts)
-			if len(d.latency) > 0 {
-				part.parts = append(part.parts, d.latency)
+		state := flowState{edge: f.edge, place: f.place, total: row.total, open: row.open,
+			outcomes: slices.Clone(row.outcomes), statuses: slices.Clone(row.statuses)}
+		if whole {
+			state.parts = []amount{{counts: row.total}}
+			for _, l := range latencies[row] {
+				state.parts = append(state.parts, amount{latency: l})
+			}
+		} else {
+			for _, p := range row.pending {
+				if p.slice >= from {
+					state.parts = append(state.parts, p.amount)
+				}
 			}
 		}
+		flows = append(flows, state)
 	}
-	if first.IsZero() {
-		return
-	}
-	if now.Sub(last) > freshness {
-		last = now
-	}
-	// A first report after a long silence covers more than the window.
-	span := min(max(last.Sub(first), time.Second), window+freshness).Seconds()
-	if r.session == 0 {
-		span = window.Seconds() // it will not go on like that
-	}
-	for _, part := range parts {
-		part.rps = float64(part.counts.requests) / span
-	}
-}
-
-// addHistory spreads each second's requests over the time that its reports
-// cover, so that their jitter does not show. The newest point is the last
-// whole second before the one that is now being reported.
-func (r *record) addHistory(parts map[*row]*rowState, now time.Time) {
-	begin := now.Truncate(time.Second).Add(-(historySeconds + 1) * time.Second)
-	for i := range r.window {
-		s := &r.window[i]
-		from, to := s.start.Sub(begin).Seconds(), s.end.Sub(begin).Seconds()
-		if to <= 0 {
-			continue
-		}
-		for row, d := range s.deltas {
-			part := parts[row]
-			if part.history == nil {
-				part.history = new([historySeconds]float64)
-			}
-			spread(part.history, from, to, float64(d.counts.requests))
-		}
-	}
-}
-
-// spread adds n evenly over [from, to) to bins of width 1; what lies outside
-// of the bins is lost.
-func spread(bins *[historySeconds]float64, from, to, n float64) {
-	to = max(to, from+0.001)
-	density := n / (to - from)
-	for i := max(int(from), 0); i < len(bins) && float64(i) < to; i++ {
-		overlap := min(to, float64(i+1)) - max(from, float64(i))
-		if overlap > 0 {
-			bins[i] += density * overlap
-		}
-	}
+	return flows
 }
 
 // cmpStrings compares pairs of strings in order of importance.

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -28,8 +29,9 @@ type frame struct {
 // Table is everything that the page shows.
 type Table struct {
 	Now      time.Time `json:"now"`
-	Since    string    `json:"since"`
+	Range    string    `json:"range"`
 	About    About     `json:"about"`
+	Overview Overview  `json:"overview"`
 	Services []Service `json:"services"`
 	Edges    []Edge    `json:"edges"`
 	Replicas []Replica `json:"replicas"`
@@ -37,7 +39,7 @@ type Table struct {
 }
 
 // frameAt returns the frame of the present second.
-func (h *handler) frameAt(ctx context.Context, window Window) (*frame, error) {
+func (h *Site) frameAt(ctx context.Context, window Window) (*frame, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	unix := time.Now().Unix()
@@ -48,11 +50,7 @@ func (h *handler) frameAt(ctx context.Context, window Window) (*frame, error) {
 	if err != nil {
 		return nil, err
 	}
-	flows := s.flows()
-	data, err := json.Marshal(Table{
-		Now: s.now.UTC(), Since: window.String(), About: h.about(),
-		Services: s.services(flows), Edges: s.edges(flows), Replicas: s.replicas(flows), Proxies: s.proxyRows(),
-	})
+	data, err := json.Marshal(s.tables().table(h.about(), h.roots()))
 	if err != nil {
 		return nil, err
 	}
@@ -67,12 +65,20 @@ func (h *handler) frameAt(ctx context.Context, window Window) (*frame, error) {
 	return f, nil
 }
 
+func (t *tables) table(about About, roots []*x509.Certificate) Table {
+	services := t.serviceRows()
+	return Table{
+		Now: t.now.UTC(), Range: t.window.String(), About: about, Overview: t.overview(services, roots),
+		Services: services, Edges: t.edgeRows(), Replicas: t.replicaRows(), Proxies: t.proxyRows(),
+	}
+}
+
 // serveStream sends the whole table now and each second. A client that resumes
 // with the id of the present frame is not sent that again.
-func (h *handler) serveStream(w http.ResponseWriter, r *http.Request) {
-	window, err := ParseWindow(r.URL.Query().Get("since"))
+func (h *Site) serveStream(w http.ResponseWriter, r *http.Request) {
+	q, err := ask(r, "range")
 	if err != nil {
-		writeError(w, http.StatusBadRequest, err.Error())
+		badRequest(w, err)
 		return
 	}
 	events, done, ok := h.startEvents(w)
@@ -84,7 +90,7 @@ func (h *handler) serveStream(w http.ResponseWriter, r *http.Request) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		f, err := h.frameAt(r.Context(), window)
+		f, err := h.frameAt(r.Context(), q.window)
 		switch {
 		case err != nil:
 			if events.send("", "trouble", mustJSON(map[string]string{"error": err.Error()})) != nil {
@@ -105,10 +111,10 @@ func (h *handler) serveStream(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveTap sends exchanges as they end.
-func (h *handler) serveTap(w http.ResponseWriter, r *http.Request) {
+func (h *Site) serveTap(w http.ResponseWriter, r *http.Request) {
 	filter, err := parseFilter(r)
 	if err != nil {
-		writeError(w, http.StatusBadRequest, err.Error())
+		badRequest(w, err)
 		return
 	}
 	reader, ok := h.config.Collector.taps.open(filter)
@@ -137,7 +143,11 @@ func (h *handler) serveTap(w http.ResponseWriter, r *http.Request) {
 }
 
 func parseFilter(r *http.Request) (Filter, error) {
-	q := r.URL.Query()
+	question, err := ask(r, "service", "client", "method", "path", "status", "min_ms", "max")
+	if err != nil {
+		return Filter{}, err
+	}
+	q := question.values
 	f := Filter{
 		Service: q.Get("service"), Client: q.Get("client"), Method: q.Get("method"), PathPrefix: q.Get("path"), Status: q.Get("status"),
 	}
@@ -168,7 +178,7 @@ type events struct {
 
 // startEvents answers with the head of an event stream. The caller calls done
 // at its end.
-func (h *handler) startEvents(w http.ResponseWriter) (e *events, done func(), ok bool) {
+func (h *Site) startEvents(w http.ResponseWriter) (e *events, done func(), ok bool) {
 	select {
 	case h.streams <- struct{}{}:
 	default:

@@ -40,8 +40,8 @@ type Event struct {
 	Method         string    `json:"method,omitempty"`
 	Host           string    `json:"host,omitempty"`
 	Path           string    `json:"path,omitempty"`
-	FirstByte      uint64    `json:"first_byte_us"`
-	Duration       uint64    `json:"duration_us"`
+	FirstByte      float64   `json:"first_byte_s"`
+	Duration       float64   `json:"duration_s"`
 	Sent           uint64    `json:"bytes_sent"`
 	Received       uint64    `json:"bytes_received"`
 	Dropped        uint64    `json:"dropped,omitempty"` // events left out before this one
@@ -64,7 +64,7 @@ func (f Filter) wants(e *Event) bool {
 		(f.Method == "" || strings.EqualFold(f.Method, e.Method)) &&
 		strings.HasPrefix(e.Path, f.PathPrefix) &&
 		f.wantsStatus(e) &&
-		time.Duration(e.Duration)*time.Microsecond >= f.SlowerThan
+		e.Duration >= f.SlowerThan.Seconds()
 }
 
 func (f Filter) wantsStatus(e *Event) bool {
@@ -114,6 +114,7 @@ type instruction struct {
 // tap is one reader's.
 type tap struct {
 	filter  Filter
+	take    func(*Event) // instead of events
 	events  chan Event
 	second  int64 // guarded by taps.mu, as all below
 	sent    int
@@ -143,6 +144,16 @@ func (t *taps) open(filter Filter) (*tap, bool) {
 	t.readers[reader] = struct{}{}
 	t.instructLocked()
 	return reader, true
+}
+
+// follow adds a reader that takes each event while t is locked.
+func (t *taps) follow(filter Filter, take func(*Event)) *tap {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	reader := &tap{filter: filter, take: take}
+	t.readers[reader] = struct{}{}
+	t.instructLocked()
+	return reader
 }
 
 func (t *taps) close(reader *tap) {
@@ -213,7 +224,11 @@ func (t *taps) publish(from tapClient, m *tullev1.TapEvent, hosts []netip.Addr) 
 	now := time.Now().Unix()
 	for r := range t.readers {
 		r.dropped = add(r.dropped, min(m.Dropped, maxCounter))
-		if show && r.filter.wants(&e) {
+		switch {
+		case !show || !r.filter.wants(&e):
+		case r.take != nil:
+			r.take(&e)
+		default:
 			r.offer(e, now)
 		}
 	}
@@ -245,7 +260,7 @@ func eventOf(from tapClient, m *tullev1.TapEvent, hosts []netip.Addr) Event {
 		Address: cut(m.ServerAddress, maxAddress), Identity: cut(m.ServerIdentity, maxName),
 		Protocol: cut(m.Protocol, maxWord), Security: cut(m.Security, maxWord), Outcome: cut(m.Outcome, maxWord),
 		Status: m.Status, Method: cut(m.Method, maxWord), Host: cut(m.Host, maxName), Path: cut(m.Path, maxPath),
-		FirstByte: min(m.FirstByteMicros, maxCounter), Duration: min(m.DurationMicros, maxCounter),
+		FirstByte: float64(min(m.FirstByteMicros, maxCounter)) / 1e6, Duration: float64(min(m.DurationMicros, maxCounter)) / 1e6,
 		Sent: min(m.BytesSent, maxCounter), Received: min(m.BytesReceived, maxCounter),
 	}
 	if m.Inbound {

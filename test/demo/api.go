@@ -80,11 +80,11 @@ type view struct {
 // look returns what was seen since a time ago ("10s"), or since "start".
 func (a *api) look(since string) (view, error) {
 	var edges dashboard.Answer[dashboard.Edge]
-	if err := a.get("edges?since="+since, &edges); err != nil {
+	if err := a.get("edges?range="+since, &edges); err != nil {
 		return view{}, err
 	}
 	var replicas dashboard.Answer[dashboard.Replica]
-	if err := a.get("replicas?since="+since, &replicas); err != nil {
+	if err := a.get("replicas?range="+since, &replicas); err != nil {
 		return view{}, err
 	}
 	return view{edges.Items, replicas.Items}, nil
@@ -106,7 +106,7 @@ func (a *api) settled(c counted) (view, error) {
 
 func (v view) requests(source, service string) (n uint64) {
 	for _, e := range v.edges {
-		if e.Source == source && e.Service == service {
+		if e.Source == source && e.Destination == service {
 			n += e.TotalRequests
 		}
 	}

@@ -64,7 +64,7 @@ func build(t *testing.T, into string, packages ...string) {
 
 func TestVerdict(t *testing.T) {
 	edge := func(source, service, security string, requests, failures uint64) dashboard.Edge {
-		return dashboard.Edge{Source: source, Service: service, Security: security,
+		return dashboard.Edge{Source: source, Destination: service, Security: security,
 			Figures: dashboard.Figures{TotalRequests: requests, TotalFailures: failures}}
 	}
 	replica := func(workload string, requests uint64) dashboard.Replica {

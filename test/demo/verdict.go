@@ -38,10 +38,10 @@ func verdict(seen view, c counted) error {
 	}
 	for _, e := range seen.edges {
 		if e.Security != "mtls" {
-			wrong("%s to %s was %s, not mutual TLS", e.Source, e.Service, e.Security)
+			wrong("%s to %s was %s, not mutual TLS", e.Source, e.Destination, e.Security)
 		}
 		if e.TotalFailures > 0 {
-			wrong("%s to %s: %d of %d failed (%v)", e.Source, e.Service, e.TotalFailures, e.TotalRequests, e.Outcomes)
+			wrong("%s to %s: %d of %d failed (%v)", e.Source, e.Destination, e.TotalFailures, e.TotalRequests, e.Outcomes)
 		}
 	}
 	if share, ok := shareOf(seen.replicas, "catalog", slowReplica); !ok {
@@ -78,7 +78,7 @@ func edgeTable(edges []dashboard.Edge) string {
 	return table(func(w *tabwriter.Writer) {
 		fmt.Fprintln(w, "EDGE\tSECURITY\tPROTOCOL\tREQUESTS\tRPS\tSUCCESS\tP50\tP95\tP99")
 		for _, e := range edges {
-			fmt.Fprintf(w, "%s -> %s\t%s\t%s\t%d\t%.1f\t%s\t%s\t%s\t%s\n", e.Source, e.Service, e.Security, e.Protocol,
+			fmt.Fprintf(w, "%s -> %s\t%s\t%s\t%d\t%.1f\t%s\t%s\t%s\t%s\n", e.Source, e.Destination, e.Security, e.Protocol,
 				e.Requests, e.RPS, percent(e.Success), millis(e.P50), millis(e.P95), millis(e.P99))
 		}
 	})
@@ -121,9 +121,9 @@ func percent(share *float64) string {
 	return fmt.Sprintf("%.2f %%", 100**share)
 }
 
-func millis(micros *int64) string {
-	if micros == nil {
+func millis(seconds *float64) string {
+	if seconds == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%.1f ms", float64(*micros)/1000)
+	return fmt.Sprintf("%.1f ms", *seconds*1000)
 }

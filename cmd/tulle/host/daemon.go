@@ -47,6 +47,7 @@ type daemon struct {
 	leases    *leases
 	proxies   *grpc.Server // for the proxies, over mutual TLS
 	local     *grpc.Server // for tulle run and its like
+	page      *dashboard.Site
 	dashboard *http.Server
 	names     names
 	dns       *dns.Server
@@ -218,7 +219,7 @@ func (d *daemon) compose() error {
 	if err != nil {
 		return err
 	}
-	d.dashboard = dashboard.NewServer(page)
+	d.page, d.dashboard = page, dashboard.NewServer(page)
 	return nil
 }
 
@@ -400,6 +401,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	run("host socket", func() error { return d.local.Serve(d.localAt) })
 	run("dashboard", func() error { return d.dashboard.Serve(d.pageAt) })
 	run("API socket", func() error { return d.dashboard.Serve(d.apiAt) })
+	run("dashboard's view", func() error { return d.page.Run(background) })
 	run("name server", func() error { return d.dns.Run(background) })
 	run("state", func() error { return d.state.Run(background) })
 	run("lost replicas", func() error { d.leases.watchLost(background); return nil })

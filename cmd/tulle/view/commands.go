@@ -42,7 +42,7 @@ func newOptions(synopsis, about string, windowed bool) options {
 	o.watch = o.flags.Bool("watch", false, "show it anew each second until Ctrl-C")
 	o.flags.Short("w", "watch")
 	if windowed {
-		o.since = o.flags.String("since", "10s", "how far back `WINDOW` figures reach: 1s to 120s, or start")
+		o.since = o.flags.String("since", "10s", "how far back figures reach: a `DURATION` from 5s to 1h, or start")
 	}
 	return o
 }
@@ -63,7 +63,7 @@ func (o options) parse(env *command.Env, args []string) (operand string, err err
 	}
 	if o.since != nil {
 		if _, err := dashboard.ParseWindow(*o.since); err != nil {
-			return "", command.Usagef("--%v", err)
+			return "", command.Usagef("--since %s: must be a duration from 5s to 1h, such as 10s or 5m, or start", *o.since)
 		}
 	}
 	if len(operands) == 1 {
@@ -79,7 +79,7 @@ func (o options) json() bool { return *o.output == "json" }
 func (o options) query(name string) url.Values {
 	q := url.Values{}
 	if o.since != nil {
-		q.Set("since", *o.since)
+		q.Set("range", *o.since)
 	}
 	if name != "" {
 		q.Set("name", name)

@@ -21,15 +21,16 @@ func rate(rps float64) cell {
 	return number(strconv.FormatFloat(rps, 'f', 0, 64))
 }
 
-// latency shows microseconds with two or three significant digits.
-func latency(us *int64) cell {
-	if us == nil {
+func latency(seconds *float64) cell {
+	if seconds == nil {
 		return number("")
 	}
-	return number(micros(float64(*us)))
+	return number(interval(*seconds))
 }
 
-func micros(us float64) string {
+// interval shows seconds with two or three significant digits.
+func interval(seconds float64) string {
+	us := seconds * 1e6
 	switch {
 	case us < 999.5:
 		return fmt.Sprintf("%.0fµs", us)

@@ -72,7 +72,7 @@ func identity(ctx context.Context, env *command.Env, args []string) int {
 	c := newClient(*o.run)
 	defer c.close()
 	err = o.show(ctx, env, func(w io.Writer) error {
-		var answer dashboard.Answer[dashboard.Identity]
+		var answer dashboard.Identities
 		if err := c.get(ctx, "identities", o.query(name), &answer); err != nil {
 			return err
 		}
@@ -86,7 +86,7 @@ func identity(ctx context.Context, env *command.Env, args []string) int {
 			return command.WithHint(fmt.Errorf("nobody holds an identity called %s", printable(name)), "see all of them with: tulle identity")
 		}
 		for _, identity := range answer.Items {
-			if err := writeIdentity(w, identity, answer.Now, colours(env)); err != nil {
+			if err := writeIdentity(w, identity, answer.Roots, answer.Now, colours(env)); err != nil {
 				return err
 			}
 		}
@@ -114,7 +114,7 @@ func writeIdentities(w io.Writer, identities []dashboard.Identity, now time.Time
 	return t.write(w, colours)
 }
 
-func writeIdentity(w io.Writer, identity dashboard.Identity, now time.Time, colours bool) error {
+func writeIdentity(w io.Writer, identity dashboard.Identity, roots []dashboard.Root, now time.Time, colours bool) error {
 	f := &facts{w: w, colours: colours}
 	f.add(0, "Identity", identity.Identity, strong)
 	for _, h := range identity.Holders {
@@ -131,7 +131,7 @@ func writeIdentity(w io.Writer, identity dashboard.Identity, now time.Time, colo
 		f.add(2, "Issuer", h.Issuer)
 		f.add(2, "Renewals", strconv.Itoa(h.Renewals))
 	}
-	for _, r := range identity.Roots {
+	for _, r := range roots {
 		f.add(0, "Root", r.Subject)
 		f.add(2, "Expires", r.Expires)
 		f.add(2, "SHA-256", r.SHA256)

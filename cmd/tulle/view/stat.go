@@ -35,10 +35,10 @@ func stat(ctx context.Context, env *command.Env, args []string) int {
 		}
 		if o.json() {
 			return writeJSON(w, struct {
-				Since    string              `json:"since"`
+				Range    string              `json:"range"`
 				Services []dashboard.Service `json:"services"`
 				Replicas []dashboard.Replica `json:"replicas"`
-			}{services.Since, services.Items, replicas.Items})
+			}{services.Range, services.Items, replicas.Items})
 		}
 		if len(services.Items) == 0 {
 			_, err := fmt.Fprintln(w, "Nothing runs in the mesh yet; start something: sudo tulle run web:8080 -- python3 -m http.server 8080")
@@ -83,7 +83,7 @@ func writeReplicas(w io.Writer, replicas []dashboard.Replica, colours bool) erro
 		}
 		estimate := number("")
 		if r.EWMA != nil {
-			estimate = number(micros(*r.EWMA))
+			estimate = latency(r.EWMA)
 		}
 		row := append([]cell{word(r.Service, strong), word(r.Workload), ready, number(percent(r.Share)), number(percent(&r.Fair), faint)}, figures(r.Figures)...)
 		t.add(append(row, number(count(r.TotalRequests)), failures(r.TotalFailures), estimate, number(count(r.InFlight)), word(r.Address))...)
@@ -144,7 +144,7 @@ func writeEdges(w io.Writer, edges []dashboard.Edge, wide, colours bool) error {
 	}
 	t := newTable(head...)
 	for _, e := range edges {
-		row := append([]cell{word(e.Source, strong), word(e.Service, strong), security(e.Security), word(e.Protocol)}, figures(e.Figures)...)
+		row := append([]cell{word(e.Source, strong), word(e.Destination, strong), security(e.Security), word(e.Protocol)}, figures(e.Figures)...)
 		if wide {
 			row = append(row, number(count(e.TotalRequests)), failures(e.TotalFailures), number(count(e.Open)),
 				number(size(e.Sent)), number(size(e.Received)), word(counted(e.Outcomes)), word(e.SourceIdentity))

@@ -123,7 +123,7 @@ func writeEvent(w io.Writer, e *dashboard.Event, colours bool) error {
 	line := fmt.Sprintf("%s  %-14s %s %-14s %s  %s  %s  %s",
 		faint.paint(e.Time.Local().Format("15:04:05.000"), colours),
 		either(e.SourceWorkload, e.Source), faint.paint("->", colours), either(e.Workload, e.Service),
-		s.tone.paint(fmt.Sprintf("%-9s", s.text), colours), t.paint(printable(result), colours), fmt.Sprintf("%6s", micros(float64(e.Duration))), request)
+		s.tone.paint(fmt.Sprintf("%-9s", s.text), colours), t.paint(printable(result), colours), fmt.Sprintf("%6s", interval(e.Duration)), request)
 	if e.Dropped > 0 {
 		line += faint.paint(fmt.Sprintf("  (%d more before it)", e.Dropped), colours)
 	}

@@ -91,7 +91,7 @@ type pathKey struct{ source, service, request string }
 type pathRow struct {
 	pathKey
 	count, failed      uint64
-	sum, best, slowest uint64 // microseconds
+	sum, best, slowest float64 // seconds
 }
 
 // pathTable counts requests by who asked whom for what.
@@ -134,7 +134,7 @@ func (t *pathTable) write(w io.Writer, colours bool) error {
 	table := newTable("FROM", "TO", "COUNT", "FAILED", "FASTEST", "MEAN", "SLOWEST", "REQUEST")
 	for _, r := range rows[:min(len(rows), topRows)] {
 		table.add(word(r.source), word(r.service, strong), number(count(r.count)), failures(r.failed),
-			number(micros(float64(r.best))), number(micros(float64(r.sum)/float64(r.count))), number(micros(float64(r.slowest))), word(r.request))
+			number(interval(r.best)), number(interval(r.sum/float64(r.count))), number(interval(r.slowest)), word(r.request))
 	}
 	if err := table.write(w, colours); err != nil || t.dropped == 0 {
 		return err

@@ -53,7 +53,7 @@ func fromFiles(t *testing.T) http.Handler {
 		}
 		body, err := os.ReadFile(filepath.Join("testdata", "api", name+".json"))
 		if err != nil {
-			body = []byte(`{"now":"2026-11-22T12:00:00Z","since":"10s","items":[]}`)
+			body = []byte(`{"now":"2026-11-22T12:00:00Z","range":"10s","items":[]}`)
 		}
 		_, _ = w.Write(body)
 	})
@@ -141,7 +141,7 @@ func TestErrorsSayWhatToType(t *testing.T) {
 		"edges --run " + refusing:            {1, "tulle: too many\uFFFD[31m\n"},
 		"stat a b":                           {2, "give one or none"},
 		"stat -o yaml":                       {2, "must be table, wide or json"},
-		"edges --since 1h":                   {2, "between 1s and 120s"},
+		"edges --since 2h":                   {2, "from 5s to 1h"},
 		"tap --status teapot":                {2, "tulle: --status=teapot: must be"},
 		"tap --max-rps 0":                    {2, "between 1 and 1000"},
 		"tap -o wide":                        {2, "table or json"},
@@ -181,13 +181,13 @@ func TestWatchRedrawsUntilTheEnd(t *testing.T) {
 
 const events = `: tulle
 
-data: {"time":"2026-11-22T12:00:00.25Z","source":"client","source_workload":"client-1","service":"web","workload":"web-2","protocol":"http/1","security":"mtls","outcome":"success","status":200,"method":"GET","path":"/items/1?q=2","duration_us":2412}
+data: {"time":"2026-11-22T12:00:00.25Z","source":"client","source_workload":"client-1","service":"web","workload":"web-2","protocol":"http/1","security":"mtls","outcome":"success","status":200,"method":"GET","path":"/items/1?q=2","duration_s":0.002412}
 
-data: {"time":"2026-11-22T12:00:00.5Z","source":"192.0.2.1","service":"web","workload":"web-1","protocol":"http/1","security":"plaintext","outcome":"app-failure","status":503,"method":"GET","path":"/items/1?q=3","duration_us":912,"dropped":7}
+data: {"time":"2026-11-22T12:00:00.5Z","source":"192.0.2.1","service":"web","workload":"web-1","protocol":"http/1","security":"plaintext","outcome":"app-failure","status":503,"method":"GET","path":"/items/1?q=3","duration_s":0.000912,"dropped":7}
 
-data: {"time":"2026-11-22T12:00:00.75Z","source":"client","source_workload":"client-1","service":"db","workload":"db-1","protocol":"tcp","security":"mtls","outcome":"reset","duration_us":1300000}
+data: {"time":"2026-11-22T12:00:00.75Z","source":"client","source_workload":"client-1","service":"db","workload":"db-1","protocol":"tcp","security":"mtls","outcome":"reset","duration_s":1.3}
 
-data: {"time":"2026-11-22T12:00:01Z","source":"client","service":"web","protocol":"http/1","security":"mtls","outcome":"success","status":200,"method":"G\u001b[2JT","path":"/\u202eevil\r\n","duration_us":10}
+data: {"time":"2026-11-22T12:00:01Z","source":"client","service":"web","protocol":"http/1","security":"mtls","outcome":"success","status":200,"method":"G\u001b[2JT","path":"/\u202eevil\r\n","duration_s":1e-05}
 
 `
 
@@ -238,8 +238,8 @@ func TestTapEndsWithCtrlC(t *testing.T) {
 
 func TestNumbers(t *testing.T) {
 	for us, want := range map[float64]string{0: "0µs", 999: "999µs", 999.7: "1.0ms", 1000: "1.0ms", 9949: "9.9ms", 9960: "10ms", 999_400: "999ms", 999_600: "1.0s", 61e6: "61.0s"} {
-		if got := micros(us); got != want {
-			t.Errorf("micros(%v) = %s, want %s", us, got, want)
+		if got := interval(us / 1e6); got != want {
+			t.Errorf("interval(%v µs) = %s, want %s", us, got, want)
 		}
 	}
 	for share, want := range map[float64]string{1: "100%", 0.999999: "99.99%", 0.99: "99.00%", 0.5: "50.0%", 0: "0%"} {
