@@ -161,6 +161,11 @@ func (l *lab) build(ctx context.Context) ([]*rig, error) {
 // await returns once the rig has been seen to work, and sees which processes it
 // consists of.
 func (l *lab) await(ctx context.Context, r *rig) error {
+	// Connections that end quickly must not run out of ports.
+	err := command("ip", "netns", "exec", r.client, "sysctl", "-qw", "net.ipv4.tcp_tw_reuse=1", "net.ipv4.ip_local_port_range=20000 65000")
+	if err != nil {
+		return err
+	}
 	for d, addr := range r.doors {
 		err := patiently(ctx, 20*time.Second, func() error {
 			return l.holding(ctx, r, 1, d, addr, func() error { return nil })
@@ -169,15 +174,6 @@ func (l *lab) await(ctx context.Context, r *rig) error {
 			return fmt.Errorf("%s: %w", d, err)
 		}
 	}
-	for _, ns := range []string{r.client} {
-		// Connections that end quickly must not run out of ports.
-		for _, set := range []string{"tcp_tw_reuse=1", "ip_local_port_range=20000 65000"} {
-			if err := command("ip", "netns", "exec", ns, "sysctl", "-qw", "net.ipv4."+set); err != nil {
-				return err
-			}
-		}
-	}
-	var err error
 	r.proxies, err = withChildren(r.roots)
 	return err
 }

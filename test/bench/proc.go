@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -139,6 +141,9 @@ func processIn(netns, name string) (int, error) {
 // RssFile would tell who was built last.
 func chill(program string) error {
 	path, err := exec.LookPath(program)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return nil // if a chosen peer needs it, its start tells
+	}
 	if err != nil {
 		return err
 	}

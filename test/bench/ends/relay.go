@@ -106,8 +106,11 @@ func (r *relay) run() error {
 
 func (r *relay) accept(listener int, dial *unix.SockaddrInet4) error {
 	client, _, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ECONNABORTED) {
+		return nil // it has gone already
+	}
 	if err != nil {
-		return nil // somebody else's, or gone already
+		return fmt.Errorf("accept: %w", err)
 	}
 	server, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
