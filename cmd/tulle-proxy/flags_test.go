@@ -134,7 +134,7 @@ func TestBadFlags(t *testing.T) {
 		change string
 		want   []string // all of it is said
 	}{
-		{"workload=", []string{"workload", "1 to 63 characters"}},
+		{"workload=", []string{"workload", "1 to 253 characters"}},
 		{"workload=Web_2", []string{"workload", "Web_2"}},
 		{"service=a..b", []string{"service", "1 to 63 characters"}},
 		{"token-file=/x", []string{"-token-fd, -token-file", "only one"}},

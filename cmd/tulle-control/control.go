@@ -1,0 +1,308 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/dashboard"
+	"github.com/tulle-mesh/tulle/discovery"
+	discoverykube "github.com/tulle-mesh/tulle/discovery/kube"
+	"github.com/tulle-mesh/tulle/identity"
+	identitykube "github.com/tulle-mesh/tulle/identity/kube"
+	"github.com/tulle-mesh/tulle/inject"
+	injectkube "github.com/tulle-mesh/tulle/inject/kube"
+	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/mesh/cluster"
+)
+
+const (
+	startTimeout = 30 * time.Second
+	endTimeout   = 5 * time.Second
+	// Requests to the API server, per second: reviews of tokens when many pods
+	// start at once are most of them.
+	apiRate, apiBurst = 100, 200
+	eventTimeout      = 5 * time.Second
+)
+
+// connect returns a client of the cluster.
+func connect(c *config) (kubernetes.Interface, error) {
+	conf, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("no cluster: %w", err)
+	}
+	conf.UserAgent = "tulle-control/" + version
+	conf.QPS, conf.Burst = apiRate, apiBurst
+	conf.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	conf.ContentType = "application/vnd.kubernetes.protobuf"
+	conf.WarningHandler = rest.NoWarnings{}
+	return kubernetes.NewForConfig(conf)
+}
+
+// control is the control plane, composed.
+type control struct {
+	*config
+	client     kubernetes.Interface
+	authority  *identity.Authority
+	keeper     *identitykube.Keeper
+	source     *discoverykube.Source  // nil: switched off
+	namespaces *injectkube.Namespaces // nil: switched off
+
+	proxies   *grpc.Server
+	servers   []*server
+	listeners []net.Listener // not yet handed over
+}
+
+// server is an HTTP server and where it listens.
+type server struct {
+	name string
+	http *http.Server
+	at   net.Listener
+}
+
+// serve runs the control plane until ctx ends.
+func serve(ctx context.Context, c *config, client kubernetes.Interface) error {
+	p := &control{config: c, client: client}
+	err := p.open(ctx)
+	if err == nil {
+		err = p.compose()
+	}
+	if err == nil {
+		err = p.listen()
+	}
+	if err != nil {
+		for _, l := range p.listeners {
+			_ = l.Close()
+		}
+		return err
+	}
+	return p.run(ctx)
+}
+
+// open gets what everything else needs: the authority.
+func (p *control) open(ctx context.Context) error {
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	p.keeper = &identitykube.Keeper{Client: p.client, Namespace: p.Namespace, Name: p.CASecret, TrustDomain: p.TrustDomain, Log: p.Log}
+	var err error
+	if p.authority, err = p.keeper.Open(starting); err != nil {
+		return err
+	}
+	if p.Native == "auto" {
+		p.Inject.Native, err = nativeSidecars(p.client)
+		return err
+	}
+	p.Inject.Native = p.Native == "true"
+	return nil
+}
+
+// compose makes the parts; nothing can be reached yet.
+func (p *control) compose() error {
+	state, err := discovery.NewState(discovery.Config{TrustDomain: p.TrustDomain})
+	if err != nil {
+		return err
+	}
+	// The injector and the check of pods' addresses need it, too.
+	p.source, err = discoverykube.New(discoverykube.Config{
+		Client: p.client, State: state, TrustDomain: p.TrustDomain, Strict: p.Strict, Log: p.Log,
+	})
+	if err != nil {
+		return err
+	}
+	p.proxies = grpc.NewServer(identity.ServerOptions(p.authority, p.Log)...)
+	if p.Identity {
+		p.registerIdentity()
+	}
+	if p.Discovery {
+		tullev1.RegisterDiscoveryServer(p.proxies, discovery.NewServer(discovery.ServerConfig{
+			State: state, Caller: identity.CallerName, PeerID: identity.PeerID, Log: p.Log,
+			Place: func(ctx context.Context) discovery.Place { return p.source.Place(identity.CallerAddr(ctx)) },
+		}))
+	}
+	if p.Injector {
+		if err := p.composeInjector(); err != nil {
+			return err
+		}
+	}
+	if p.Dashboard {
+		return p.composeDashboard()
+	}
+	return nil
+}
+
+func (p *control) registerIdentity() {
+	reviewer := identitykube.ReviewerConfig{Client: p.client, TrustDomain: p.TrustDomain}
+	if p.CheckPodAddress {
+		reviewer.PodAddrs = p.source.PodAddrs
+	}
+	tullev1.RegisterIdentityServer(p.proxies, identity.NewServer(identity.ServerConfig{
+		Authority: p.authority, Prove: identitykube.NewReviewer(reviewer).Prove, TokenOnly: true, Log: p.Log,
+	}))
+}
+
+func (p *control) composeInjector() error {
+	var err error
+	p.namespaces, err = injectkube.New(injectkube.Config{
+		Client: p.client, Meshed: p.source.Meshed, AutoMesh: p.autoMesh(), Webhook: true, Log: p.Log,
+		Roots: func() ([]byte, <-chan struct{}) {
+			roots, changed := p.authority.Watch()
+			return roots.PEM(), changed
+		},
+	})
+	if err != nil {
+		return err
+	}
+	webhook, err := inject.NewWebhook(inject.WebhookConfig{
+		Inject: p.Inject, Defaults: p.namespaces.Annotations, Skipped: p.skipped, Log: p.Log,
+	})
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle(cluster.WebhookPath, webhook)
+	conf := identity.HostTLS(p.authority, cluster.Control+"."+p.Namespace+".svc")
+	p.servers = append(p.servers, &server{name: "webhook", http: httpServer(mux, conf)})
+	return nil
+}
+
+func (p *control) skipped(namespace string, o inject.Owner, reason string) {
+	ctx, cancel := context.WithTimeout(context.Background(), eventTimeout)
+	defer cancel()
+	about := corev1.ObjectReference{APIVersion: o.APIVersion, Kind: o.Kind, Name: o.Name, Namespace: namespace}
+	p.namespaces.Skipped(ctx, namespace, about, reason)
+}
+
+func (p *control) composeDashboard() error {
+	collector, err := dashboard.NewCollector(dashboard.Config{PeerID: peerID, MaxProxies: 10_000, Log: p.Log})
+	if err != nil {
+		return err
+	}
+	tullev1.RegisterTelemetryServer(p.proxies, collector)
+	page, err := dashboard.Handler(dashboard.HandlerConfig{
+		Collector: collector,
+		Inventory: func(context.Context) (*tullev1.ListResponse, error) { return p.source.Inventory(), nil },
+		Roots:     func() []*x509.Certificate { return p.authority.Roots().Certificates },
+		Version:   version, TrustDomain: p.TrustDomain,
+	})
+	if err != nil {
+		return err
+	}
+	p.servers = append(p.servers, &server{name: "dashboard", http: dashboard.NewServer(page)})
+	return nil
+}
+
+func peerID(ctx context.Context) (mesh.ID, error) {
+	id, ok := identity.PeerID(ctx)
+	if !ok {
+		return mesh.ID{}, errors.New("the caller proved no identity")
+	}
+	return id, nil
+}
+
+func httpServer(h http.Handler, conf *tls.Config) *http.Server {
+	return &http.Server{
+		Handler: h, TLSConfig: conf, ReadTimeout: 15 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+}
+
+// listen opens the sockets.
+func (p *control) listen() error {
+	open := func(what, addr string) (net.Listener, error) {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		p.listeners = append(p.listeners, l)
+		return l, nil
+	}
+	p.servers = append(p.servers, &server{name: "admin", http: httpServer(p.admin(), nil)})
+	addrs := map[string]string{"webhook": p.Webhook, "dashboard": p.Page, "admin": p.Admin}
+	for _, s := range p.servers {
+		l, err := open(s.name, addrs[s.name])
+		if err != nil {
+			return err
+		}
+		if s.at = l; s.http.TLSConfig != nil {
+			s.at = tls.NewListener(l, s.http.TLSConfig)
+		}
+	}
+	_, err := open("proxies", p.Proxies)
+	return err
+}
+
+// run serves until ctx ends, and then ends everything.
+func (p *control) run(ctx context.Context) error {
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var running sync.WaitGroup
+	failed := make(chan error, 8)
+	start := func(what string, f func() error) {
+		running.Go(func() {
+			if err := f(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+				failed <- fmt.Errorf("%s: %w", what, err)
+			}
+		})
+	}
+	start("authority", func() error { return p.keeper.Run(background) })
+	start("cluster", func() error { return p.source.Run(background) })
+	if p.namespaces != nil {
+		start("namespaces", func() error { return p.namespaces.Run(background) })
+	}
+	for _, s := range p.servers {
+		start(s.name, func() error { return s.http.Serve(s.at) })
+	}
+	proxiesAt := identity.Listen(p.listeners[len(p.listeners)-1])
+	start("proxies", func() error { return p.serveProxies(background, proxiesAt) })
+	p.Log.Info("control plane", "version", version, "trust_domain", p.TrustDomain, "native_sidecars", p.Inject.Native)
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	p.end()
+	cancel()
+	running.Wait()
+	return err
+}
+
+// serveProxies waits until the cluster is known: an answer made of half of it
+// would take endpoints away from proxies that know them.
+func (p *control) serveProxies(ctx context.Context, at net.Listener) error {
+	for !p.source.Ready() {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return at.Close()
+		}
+	}
+	debug.FreeOSMemory() // reading the cluster took more than knowing it does
+	return p.proxies.Serve(at)
+}
+
+// end lets proxies go to another replica: their streams break, and come back
+// there.
+func (p *control) end() {
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	for _, s := range p.servers {
+		if err := s.http.Shutdown(ctx); err != nil {
+			_ = s.http.Close()
+		}
+	}
+	p.proxies.Stop()
+}

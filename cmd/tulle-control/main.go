@@ -1,0 +1,49 @@
+// Command tulle-control is the control plane of a Kubernetes cluster: it signs
+// certificates, tells proxies what is behind an address, puts proxies into new
+// pods, and shows what the mesh sees. `tulle install` starts it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stderr))
+}
+
+func run(args []string, stderr io.Writer) int {
+	c, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "tulle-control: %v\n", err)
+		return 2
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // memory is dearer here than CPU
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal does not wait
+	client, err := connect(&c)
+	if err == nil {
+		err = serve(ctx, &c, client)
+	}
+	if err != nil && ctx.Err() == nil {
+		c.Log.Error("control plane ended", "error", err)
+		return 1
+	}
+	return 0
+}
