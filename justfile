@@ -82,7 +82,7 @@ clean:
 # Network namespaces need root; nothing else does.
 as_root := if `id -u` == "0" { "exec" } else { "echo 'Network namespaces need root:' sudo; exec sudo" }
 
-_need_for_tests: (_need "gcc" "libc6-dev" "protobuf-compiler" "procps" `tr '\n' ' ' <test/e2e/packages.txt`)
+_need_for_tests: (_need "gcc" "libc6-dev" "protobuf-compiler" "procps" "chromium" "fonts-dejavu-core" `tr '\n' ' ' <test/e2e/packages.txt`)
 
 _formatted: _npm
     @node_modules/.bin/prettier --log-level warn --check dashboard/ui '!dashboard/ui/vendor' test/browser || { echo "not formatted (type: ./just format)" >&2; exit 1; }
@@ -133,6 +133,7 @@ _need *packages:
         [libnginx-mod-stream]=/usr/lib/nginx/modules/ngx_stream_module.so [python3-pip]=pip3
         [postgresql]=/usr/lib/postgresql [postgresql-contrib]=/usr/lib/postgresql
         [mariadb-server]=mariadbd [mariadb-client]=mariadb [nodejs]=node
+        [fonts-dejavu-core]=/usr/share/fonts/truetype/dejavu
     )
     missing=()
     for package in $*; do

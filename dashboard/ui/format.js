@@ -43,7 +43,8 @@ export function success(share) {
 }
 
 export function bytes(n) {
-  if (!n) return nothing;
+  if (absent(n)) return nothing;
+  if (n < 1024) return { text: digits(n, 0), unit: "B" };
   if (n < 1 << 20) return { text: digits(n / 1024, 0), unit: "KiB" };
   if (n < 1 << 30) return { text: digits(n / (1 << 20), 1), unit: "MiB" };
   return { text: digits(n / (1 << 30), 1), unit: "GiB" };

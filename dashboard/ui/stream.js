@@ -40,9 +40,13 @@ function connect() {
   disconnect();
   source = new EventSource(`/api/v1/stream?range=${range}`);
   watch();
+  let due = 0;
   source.onmessage = (message) => {
     watch();
-    publish({ state: "live", trouble: "", table: JSON.parse(message.data), heard: Date.now() });
+    if (mesh.state === "live" && performance.now() < due) return; // another one comes in a second
+    const table = JSON.parse(message.data);
+    due = performance.now() + pace(table);
+    publish({ state: "live", trouble: "", table, heard: Date.now() });
   };
   source.addEventListener("trouble", (message) => {
     watch();
@@ -53,6 +57,10 @@ function connect() {
     retry = setTimeout(connect, retryAfter); // a browser gives up on some errors; we do not
   };
 }
+
+// pace is how long, in ms, news stays before it is drawn anew: to draw a large
+// mesh costs more, and its figures do not change faster.
+const pace = ({ edges }) => Math.min(5, Math.max(1, Math.round(edges.length / 50))) * 1000 - 500;
 
 // watch notices a control plane that is silent though its connection is open.
 function watch() {
@@ -87,17 +95,16 @@ export function useAnswer(path, query) {
   const question = `/api/v1/${path}?${new URLSearchParams(query)}`;
   const subject = `${path}?${new URLSearchParams({ ...query, range: "" })}`;
   const [answer, set] = useState({});
-  const { heard, state } = useMesh();
+  const { heard } = useMesh(); // stands still while there is no connection
   const due = Math.floor(heard / refreshAfter);
   useEffect(() => {
-    if (state === "lost") return;
     const abort = new AbortController();
     ask(question, abort.signal).then(
       (value) => set({ subject, question, value }),
       (error) => abort.signal.aborted || set((old) => ({ ...old, subject, error: error.message })),
     );
     return () => abort.abort();
-  }, [question, due, state === "lost"]);
+  }, [question, due]);
   if (answer.subject !== subject) return { loading: true };
   return { value: answer.value, error: answer.error, loading: answer.question !== question && !answer.error };
 }

@@ -90,25 +90,37 @@ async function reason(question) {
   }
 }
 
+const same = (a, b) => fields.every((f) => (a[f] ?? "") === (b[f] ?? ""));
+
 function Filters({ filter, services }) {
+  // What is being typed, until it becomes part of the address.
+  const [draft, setDraft] = useState(filter);
+  const told = useRef(filter);
   const timer = useRef(0);
+  if (!same(told.current, filter)) {
+    told.current = filter;
+    setDraft(filter);
+  }
   const change = (event) => {
     const form = event.currentTarget;
+    const typed = Object.fromEntries(new FormData(form));
+    setDraft(typed);
     clearTimeout(timer.current);
-    timer.current = setTimeout(
-      () => form.reportValidity() && go(choose(Object.fromEntries(new FormData(form))), { replace: true }),
-      250,
-    );
+    timer.current = setTimeout(() => {
+      if (!form.reportValidity()) return;
+      told.current = typed;
+      go(choose(typed), { replace: true });
+    }, 250);
   };
   const field = (name, word, more) =>
     html`<label
-      >${word} <input name=${name} value=${filter[name] ?? ""} autocomplete="off" spellcheck=${false} ...${more}
+      >${word} <input name=${name} value=${draft[name] ?? ""} autocomplete="off" spellcheck=${false} ...${more}
     /></label>`;
   const choice = (name, word, options) =>
     html`<label
       >${word}
       <select name=${name}>
-        ${options.map(([value, text]) => html`<option key=${value} value=${value} selected=${value === (filter[name] ?? "")}>${text}</option>`)}
+        ${options.map(([value, text]) => html`<option key=${value} value=${value} selected=${value === (draft[name] ?? "")}>${text}</option>`)}
       </select></label
     >`;
   return html`<form
@@ -126,8 +138,7 @@ function Filters({ filter, services }) {
     )}
     ${field("path", "Path from", { placeholder: "/", size: 14 })}
     ${choice("status", "Status", Object.entries(statuses))}
-    ${field("min_ms", "Slower than", { inputmode: "decimal", pattern: "[0-9]+([.][0-9]+)?", placeholder: "0", size: 4, title: "milliseconds, for instance 20" })}
-    <span class="quiet">ms</span>
+    ${field("min_ms", "Slower than (ms)", { inputmode: "decimal", pattern: "[0-9]+([.][0-9]+)?", placeholder: "0", size: 4, title: "milliseconds, for instance 20" })}
     <datalist id="known">${services.map((s) => html`<option key=${s.name} value=${s.name} />`)}</datalist>
     ${Object.keys(filter).length > 0 && html`<a href=${to("live")}>Clear</a>`}
   </form>`;
@@ -166,7 +177,7 @@ const Requests = ({ rows }) =>
       <thead>
         <tr>
           <th scope="col">Time</th>
-          <th scope="col">From</th>
+          <th scope="col" class="mid">From</th>
           <th scope="col">To</th>
           <th scope="col" class="mid">Security</th>
           <th scope="col">Request</th>
@@ -182,12 +193,15 @@ const Requests = ({ rows }) =>
   </div>`;
 
 function Request({ event: e }) {
+  const [clock, milliseconds] = format.clock(e.time, "milliseconds").split(".");
   const fine = e.outcome === "success";
   const request = e.method ? `${e.method} ${e.path ?? ""}` : e.protocol;
   const result = fine || e.outcome === "app-failure" ? (e.status ?? "ok") : e.outcome;
   return html`<tr>
-    <td class="quiet">${format.clock(e.time, "milliseconds")}</td>
-    <td><a href=${toEdge({ source: e.source, destination: e.service })}>${e.source_workload || e.source}</a></td>
+    <td class="quiet">${clock}<span class="mid">.${milliseconds}</span></td>
+    <td class="mid">
+      <a href=${toEdge({ source: e.source, destination: e.service })}>${e.source_workload || e.source}</a>
+    </td>
     <td><a href=${toService(e.service, { replica: e.workload })}>${e.workload || e.service}</a></td>
     <td class="mid"><${Security} kind=${e.security} /></td>
     <td class="path" title=${request}>${request}</td>

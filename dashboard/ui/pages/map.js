@@ -80,7 +80,7 @@ function toneOf(edge, coloring) {
   return edge.p99_s === null ? "idle" : `heat${limit < 0 ? 5 : limit + 1}`;
 }
 
-const widthOf = (rps) => 1.5 + 2.4 * Math.log10(1 + rps);
+const widthOf = (rps) => Math.round(3 + 5 * Math.log10(1 + rps)) / 2; // in steps, to draw less
 
 function Picture({ table, coloring }) {
   const host = useRef(null);
@@ -131,23 +131,28 @@ function Picture({ table, coloring }) {
   </div>`;
 }
 
+// What a line is does not change; its figures do, and are told for the one that is pointed at.
+const nameOf = (edge) => `${edge.source} → ${edge.destination}: ${edge.security}, ${edge.protocol}`;
+
 function describe(edge) {
   const figures = [format.rate(edge.rps), format.success(edge.success), format.latency(edge.p99_s)].map(format.plain);
-  return `${edge.source} → ${edge.destination}: ${edge.security}, ${edge.protocol}, ${figures[0]}, ${figures[1]} success, p99 ${figures[2]}`;
+  return `${nameOf(edge)}, ${figures[0]}, ${figures[1]} success, p99 ${figures[2]}`;
 }
 
 function Line({ line: { edge }, at, tone, lit }) {
-  const width = widthOf(edge.rps);
+  const [pointed, setPointed] = useState(false);
   return html`<a
+    onPointerEnter=${() => setPointed(true)}
+    onPointerLeave=${() => setPointed(false)}
     href=${toEdge(edge)}
-    aria-label=${describe(edge)}
+    aria-label=${nameOf(edge)}
     class=${`line ${tone} ${isOpen(edge) ? "open" : ""} ${lit ? "lit" : ""}`}
     data-edge=${`${edge.source} ${edge.destination}`}
     data-security=${edge.security}
   >
-    <title>${describe(edge)}</title>
+    <title>${pointed ? describe(edge) : ""}</title>
     <path class="reach" d=${at.path} />
-    <path class="stroke" d=${at.path} stroke-width=${width.toFixed(1)} marker-end="url(#tip)" />
+    <path class="stroke" d=${at.path} stroke-width=${widthOf(edge.rps)} marker-end="url(#tip)" />
   </a>`;
 }
 

@@ -60,7 +60,7 @@ function Tiles({ table }) {
     />
     <${Tile}
       name="Mutual TLS"
-      of=${{ ...format.percent(totals.mtls), tone: totals.mtls !== null && totals.mtls < 1 ? "warn" : "" }}
+      of=${{ ...format.percent(totals.mtls), ...(totals.mtls !== null && totals.mtls < 1 && { tone: "warn" }) }}
       href=${to("map")}
       note=${open ? `${open} plaintext edge${open > 1 ? "s" : ""}` : totals.requests ? "every edge" : ""}
     />

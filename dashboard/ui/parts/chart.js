@@ -17,7 +17,7 @@ export function span(answer) {
 
 // Chart shows lines {label, values, color, fill} over times t. `show` makes a
 // figure of a value; `top` is the least height of the scale, `bottom` its floor.
-export function Chart({ label, t, lines, within, show, top, bottom = 0, most }) {
+export function Chart({ label, t, lines, within, show, tick = (v) => plain(show(v)), top, bottom = 0, most }) {
   const host = useRef(null);
   const plot = useRef(null);
   const [at, setAt] = useState(null);
@@ -27,7 +27,7 @@ export function Chart({ label, t, lines, within, show, top, bottom = 0, most }) 
 
   useLayoutEffect(() => {
     const u = new globalThis.uPlot(
-      options(lines, show, limits, setAt, host.current.clientWidth),
+      options(lines, tick, limits, setAt, host.current.clientWidth),
       [[], ...lines.map(() => [])],
       host.current,
     );
@@ -69,7 +69,7 @@ function lastKnown(lines) {
   return -1;
 }
 
-function options(lines, show, limits, setAt, width) {
+function options(lines, tick, limits, setAt, width) {
   const axis = {
     stroke: color("muted"),
     grid: { stroke: color("line"), width: 1 },
@@ -99,7 +99,7 @@ function options(lines, show, limits, setAt, width) {
         space: (_, __, ___, ____, room) => (room < 420 ? 42 : 70),
         values: (_, splits) => splits.map((s) => clock(s * 1000, s % 60 ? "seconds" : "minutes")),
       },
-      { ...axis, size: axisWidth, space: 34, values: (_, splits) => splits.map((v) => plain(show(v))) },
+      { ...axis, size: axisWidth, space: 34, values: (_, splits) => splits.map(tick) },
     ],
     series: [
       {},

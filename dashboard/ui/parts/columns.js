@@ -68,7 +68,7 @@ export const services = [
     "mtls",
     "mTLS",
     (r) => r.mtls,
-    (v) => ({ ...format.percent(v), tone: v !== null && v < 1 ? "warn" : "" }),
+    (v) => ({ ...format.percent(v), ...(v !== null && v < 1 && { tone: "warn" }) }),
     () => to("map"),
     {
       kind: "mid",

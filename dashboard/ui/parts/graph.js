@@ -47,7 +47,7 @@ export function place({ nodes, lines }, { narrow, labels }) {
     rankdir: narrow ? "TB" : "LR",
     nodesep: narrow ? 16 : 26,
     edgesep: 14,
-    ranksep: labels ? (narrow ? 34 : 40) : 60,
+    ranksep: labels ? (narrow ? 34 : 40) : 110,
     marginx: 14,
     marginy: 14,
   });
@@ -57,24 +57,75 @@ export function place({ nodes, lines }, { narrow, labels }) {
     graph.setEdge(l.from, l.to, labels ? { ...label[narrow ? "narrow" : "wide"], labelpos: "c" } : {}, l.key);
   layout(graph);
   const { width, height } = graph.graph();
+  const at = new Map(nodes.map((n) => [n.id, graph.node(n.id)]));
   return {
     width: Math.max(1, width),
     height: Math.max(1, height),
-    nodes: new Map(nodes.map((n) => [n.id, graph.node(n.id)])),
-    lines: new Map(lines.map((l) => [l.key, lineOf(graph.edge(l.from, l.to, l.key))])),
+    nodes: at,
+    lines: pathsOf(lines, at, (l) => graph.edge(l.from, l.to, l.key), narrow),
   };
 }
 
-// lineOf makes a smooth path of the points that dagre leads a line through.
-function lineOf({ points, x, y }) {
-  const at = (p) => `${p.x.toFixed(1)},${p.y.toFixed(1)}`;
-  const middle = (a, b) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
-  let path = `M${at(points[0])}`;
+// pathsOf leads each line from one side of its caller's box to the opposite side
+// of the callee's, through the points that dagre keeps free for it. Lines that
+// share a side are spread over it in the order in which they leave.
+function pathsOf(lines, nodes, routeOf, narrow) {
+  const [along, across] = narrow ? ["y", "x"] : ["x", "y"];
+  const size = (node, axis) => (axis === "x" ? node.width : node.height);
+  const ports = new Map(); // of each side of a box: the lines there
+  const side = (id, out) => `${id} ${out}`;
+  const forward = (l) => nodes.get(l.from)[along] < nodes.get(l.to)[along];
+  for (const l of lines.filter(forward)) {
+    for (const [key, far] of [
+      [side(l.from, true), nodes.get(l.to)],
+      [side(l.to, false), nodes.get(l.from)],
+    ]) {
+      ports.set(key, [...(ports.get(key) ?? []), { key: l.key, far: far[across] }]);
+    }
+  }
+  for (const list of ports.values()) list.sort((a, b) => a.far - b.far);
+  const port = (id, key, out) => {
+    const node = nodes.get(id);
+    const list = ports.get(side(id, out));
+    const room = size(node, across) * 0.6;
+    const offset = list.length > 1 ? (list.findIndex((p) => p.key === key) / (list.length - 1) - 0.5) * room : 0;
+    return { [along]: node[along] + ((out ? 1 : -1) * size(node, along)) / 2, [across]: node[across] + offset };
+  };
+  return new Map(
+    lines.map((l) => {
+      const route = routeOf(l);
+      if (!forward(l)) return [l.key, loose(route)];
+      const [start, end] = [port(l.from, l.key, true), port(l.to, l.key, false)];
+      return [l.key, smooth(start, route.points.slice(1, -1), end, along, route)];
+    }),
+  );
+}
+
+const text = (p) => `${p.x.toFixed(1)},${p.y.toFixed(1)}`;
+const middle = (a, b) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
+
+// smooth bends only between the points, so that it runs straight through them.
+function smooth(start, between, end, along, { x, y }) {
+  const inside = (p) => p[along] > start[along] + 8 && p[along] < end[along] - 8;
+  const spot =
+    x === undefined ? (between.length > 1 ? between[Math.floor(between.length / 2)] : middle(start, end)) : { x, y };
+  const points = [start, ...(between.length > 1 || x !== undefined ? between.filter(inside) : []), end];
+  let path = `M${text(start)}`;
+  for (let i = 1; i < points.length; i++) {
+    const half = (points[i - 1][along] + points[i][along]) / 2;
+    path += ` C${text({ ...points[i - 1], [along]: half })} ${text({ ...points[i], [along]: half })} ${text(points[i])}`;
+  }
+  return { path, ...spot };
+}
+
+// loose is for calls against the direction of the map, and to oneself.
+function loose({ points, x, y }) {
+  let path = `M${text(points[0])}`;
   for (let i = 1; i < points.length - 1; i++) {
     const end = i === points.length - 2 ? points[i + 1] : middle(points[i], points[i + 1]);
-    path += ` Q${at(points[i])} ${at(end)}`;
+    path += ` Q${text(points[i])} ${text(end)}`;
   }
-  if (points.length === 2) path += ` L${at(points[1])}`;
+  if (points.length === 2) path += ` L${text(points[1])}`;
   const half = points[Math.floor(points.length / 2)];
   return { path, x: x ?? half.x, y: y ?? half.y };
 }

@@ -1,9 +1,12 @@
 // Table shows rows by columns: {id, head, title, cell(row), by(row), kind}.
 // `by` is what to sort by; a kind "number" is aligned right; "low" and "mid"
-// are left out where there is little room. The order is part of the address.
+// are left out where there is little room. The order is part of the address, and
+// so is the wish to see all rows of a long table.
 
 import { html } from "../html.js";
 import { choose, useRoute } from "../route.js";
+
+const most = 40; // rows, unless all are asked for
 
 export function Table({ id, caption, columns, rows, keyOf, order = "", rowClass }) {
   const { query } = useRoute();
@@ -11,6 +14,8 @@ export function Table({ id, caption, columns, rows, keyOf, order = "", rowClass 
   const down = wanted.startsWith("-");
   const column = columns.find((c) => c.by && c.id === wanted.replace(/^-/, ""));
   const sorted = column ? [...rows].sort((a, b) => compare(column.by(a), column.by(b), down)) : rows;
+  const all = query.all === id || rows.length <= most + 10;
+  const shown = all ? sorted : sorted.slice(0, most);
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}>
     <table id=${id}>
       <caption class="hidden">
@@ -22,7 +27,7 @@ export function Table({ id, caption, columns, rows, keyOf, order = "", rowClass 
         </tr>
       </thead>
       <tbody>
-        ${sorted.map(
+        ${shown.map(
           (row) =>
             html`<tr key=${keyOf(row)} class=${rowClass?.(row)}>
               ${columns.map((c) => html`<td key=${c.id} class=${c.kind}>${c.cell(row)}</td>`)}
@@ -30,6 +35,7 @@ export function Table({ id, caption, columns, rows, keyOf, order = "", rowClass 
         )}
       </tbody>
     </table>
+    ${!all && html`<a class="all" href=${choose({ all: id })}>Show all ${rows.length}</a>`}
   </div>`;
 }
 

@@ -44,6 +44,7 @@ function Lines({ answer }) {
       label="Success"
       ...${shared}
       show=${percent}
+      tick=${(v) => `${Number((v * 100).toFixed(2))}\u2009%`}
       bottom="near"
       most=${1.0005}
       lines=${[{ label: "share", values: answer.success, color: "ok" }]}
