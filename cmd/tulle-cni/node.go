@@ -6,11 +6,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/tulle-mesh/tulle/cni/agent"
 	"github.com/tulle-mesh/tulle/cni/install"
+	"github.com/tulle-mesh/tulle/cni/plugin"
 	"github.com/tulle-mesh/tulle/cni/redirect"
 )
 
@@ -94,11 +96,19 @@ func runRemove(ctx context.Context, args []string, stderr io.Writer) error {
 	return nil
 }
 
-// runStatus is what the agent's readiness probe runs.
+// runStatus is what the readiness probe runs.
 func runStatus(ctx context.Context, args []string, stderr io.Writer) error {
 	var m machine
-	if err := m.flags("status", stderr).Parse(args); err != nil {
+	f := m.flags("status", stderr)
+	removed := f.Bool("removed", false, "succeed if the plugin is off the node instead")
+	if err := f.Parse(args); err != nil {
 		return err
 	}
-	return agent.Ask(ctx, m.socket(), agent.Request{Command: agent.Status}, nil)
+	if !*removed {
+		return agent.Ask(ctx, m.socket(), agent.Request{Command: agent.Status}, nil)
+	}
+	if _, err := os.Stat(filepath.Join(m.bin, plugin.Name)); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(errors.New("the plugin is still there"), err)
+	}
+	return nil
 }

@@ -1,5 +1,6 @@
 // Tulle is the command line of the mesh: `tulle up` makes this host one,
-// `tulle run` runs a command in it, and the others look at it.
+// `tulle run` runs a command in it, `tulle install` and `tulle mesh` do the
+// like with a Kubernetes cluster, and the others look at it.
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	"github.com/tulle-mesh/tulle/cmd/tulle/kube"
 	"github.com/tulle-mesh/tulle/cmd/tulle/view"
 )
 
@@ -24,7 +26,7 @@ func commands() []command.Command {
 		{Name: "logs", Help: "Print what a workload in the background has written", Run: runLogs},
 		{Name: "stop", Help: "Stop a workload", Run: runStop},
 		{Name: "down", Help: "Stop the mesh and put the host back as it was", Run: runDown},
-	}, view.Commands(), []command.Command{
+	}, kube.Commands(), view.Commands(), []command.Command{
 		{Name: "check", Help: "Find out what is wrong, and what to do about it", Run: runCheck},
 		{Name: "version", Help: "Print the version", Run: runVersion},
 	})

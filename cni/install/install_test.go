@@ -1,6 +1,7 @@
 package install
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -129,9 +131,20 @@ func TestValuesStay(t *testing.T) {
 	if err != nil || !changed {
 		t.Fatal(changed, err)
 	}
-	if !sameJSON(back, []byte(conf)) {
+	if got, want := numbers(t, back), numbers(t, []byte(conf)); !reflect.DeepEqual(got, want) {
 		t.Errorf("%s became %s", conf, back)
 	}
+}
+
+// numbers decodes JSON without rounding.
+func numbers(t *testing.T, raw []byte) (v any) {
+	t.Helper()
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 func TestNoConfiguration(t *testing.T) {

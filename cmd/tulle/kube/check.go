@@ -1,0 +1,257 @@
+package kube
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/check"
+	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	"github.com/tulle-mesh/tulle/cmd/tulle/kube/chart"
+	names "github.com/tulle-mesh/tulle/mesh/cluster"
+)
+
+// step is a group of checks; what comes after one that has failed is skipped.
+type step struct {
+	name string
+	do   func(*cluster, context.Context) []check.Result
+}
+
+var (
+	before = []step{{"cluster", (*cluster).checkAPI}, {"rights", (*cluster).checkRights}}
+	after  = []step{
+		{"cluster", (*cluster).checkAPI}, {"control plane", (*cluster).checkControl}, {"identity", (*cluster).checkIdentity},
+		{"injector", (*cluster).checkInjector}, {"nodes", (*cluster).checkNodes}, {"namespaces", (*cluster).checkNamespaces},
+	}
+)
+
+// Check looks at the cluster that is meant: whether the mesh works there, or
+// (pre) whether it could be installed.
+func Check(ctx context.Context, env *command.Env, t Target, pre bool) ([]check.Result, error) {
+	c, err := t.connect(env)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	return c.check(ctx, pre), nil
+}
+
+// checkTimeout bounds all checks together.
+const checkTimeout = time.Minute
+
+// check looks at the cluster, before the installation or after it.
+func (c *cluster) check(ctx context.Context, pre bool) []check.Result {
+	steps := after
+	if pre {
+		steps = before
+	}
+	var all []check.Result
+	broken := ""
+	for _, s := range steps {
+		results := []check.Result{{Check: "not looked at", Verdict: check.Skipped, Detail: "mend the " + broken + " first"}}
+		if broken == "" {
+			results = s.do(c, ctx)
+		}
+		for _, r := range results {
+			r.Group = s.name
+			all = append(all, r)
+			if r.Verdict == check.Failed && (s.name == "cluster" || s.name == "control plane") {
+				broken = s.name
+			}
+		}
+	}
+	return all
+}
+
+func failed(what string, err error, fix string) []check.Result {
+	return []check.Result{{Check: what, Verdict: check.Failed, Detail: err.Error(), Fix: fix}}
+}
+
+func ok(what, format string, args ...any) check.Result {
+	return check.Result{Check: what, Verdict: check.OK, Detail: fmt.Sprintf(format, args...)}
+}
+
+func (c *cluster) checkAPI(context.Context) []check.Result {
+	v, err := c.version()
+	if err != nil {
+		return failed("API server", err, "")
+	}
+	return []check.Result{ok("API server", "%s, Kubernetes %s", c.name, v)}
+}
+
+func (c *cluster) checkRights(ctx context.Context) []check.Result {
+	var w wish
+	objects, err := w.objects(strings.NewReader(""))
+	if err == nil {
+		err = c.missingRights(ctx, objects)
+	}
+	if err != nil {
+		return failed("to install", err, "")
+	}
+	return []check.Result{ok("to install", "all that it takes")}
+}
+
+func (c *cluster) checkControl(ctx context.Context) []check.Result {
+	w, err := c.read(ctx, workload{kind: "deployment", namespace: names.Namespace, name: names.Control})
+	if apierrors.IsNotFound(err) {
+		return failed("replicas", fmt.Errorf("there is none"), "type: tulle install")
+	}
+	if err != nil {
+		return failed("replicas", c.explain(err), "")
+	}
+	r := ok("replicas", "%d of %d ready", w.ready, w.wanted)
+	switch {
+	case w.ready == 0 && w.wanted > 0:
+		r.Verdict, r.Fix = check.Failed, "look with: kubectl -n "+names.Namespace+" logs deployment/"+names.Control
+		if trouble := c.trouble(ctx, w); trouble != "" {
+			r.Detail += "; " + trouble
+		}
+	case !w.done():
+		r.Verdict, r.Fix = check.Warning, "wait, or look with: kubectl -n "+names.Namespace+" describe deployment/"+names.Control
+	}
+	return []check.Result{r, c.checkVersion(ctx)}
+}
+
+func (c *cluster) checkVersion(ctx context.Context) check.Result {
+	installed, err := c.installed(ctx)
+	version, verr := chart.Version()
+	if err != nil || verr != nil {
+		return check.Result{Check: "version", Verdict: check.Failed, Detail: fmt.Sprint(err, verr)}
+	}
+	r := ok("version", "%s", installed)
+	if installed != version {
+		r.Verdict, r.Detail, r.Fix = check.Warning, fmt.Sprintf("%s, and this is %s", installed, version), "type: tulle upgrade"
+	}
+	return r
+}
+
+// checkIdentity looks at the roots as pods see them: the key is nobody's
+// business, and not everybody may read it.
+func (c *cluster) checkIdentity(ctx context.Context) []check.Result {
+	secret, err := c.client.CoreV1().Secrets(names.Namespace).Get(ctx, names.CASecret, metav1.GetOptions{})
+	if apierrors.IsForbidden(err) {
+		return []check.Result{{Check: "authority", Verdict: check.Skipped, Detail: "you may not read secret " + names.CASecret}}
+	}
+	if err != nil {
+		return failed("authority", c.explain(err), "the control plane makes it; see its log")
+	}
+	block, _ := pem.Decode(secret.Data[corev1.TLSCertKey])
+	if block == nil {
+		return failed("authority", fmt.Errorf("secret %s has no certificate in %s", names.CASecret, corev1.TLSCertKey), "see cert-manager, or delete the secret to get a new authority")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return failed("authority", err, "see cert-manager, or delete the secret to get a new authority")
+	}
+	left := time.Until(cert.NotAfter)
+	r := ok("authority", "good until %s", cert.NotAfter.Format("2006-01-02"))
+	switch {
+	case left <= 0:
+		r.Verdict, r.Fix = check.Failed, "bring a new one in secret "+names.CASecret
+	case left < 30*24*time.Hour:
+		r.Verdict, r.Fix = check.Warning, "bring a new one in secret "+names.CASecret
+	}
+	return []check.Result{r}
+}
+
+func (c *cluster) checkInjector(ctx context.Context) []check.Result {
+	w, err := c.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, names.Injector, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return failed("webhook", fmt.Errorf("there is none"), "type: tulle install")
+	}
+	if err != nil {
+		return failed("webhook", c.explain(err), "")
+	}
+	for _, hook := range w.Webhooks {
+		if hook.Name == names.WebhookName && len(hook.ClientConfig.CABundle) > 0 {
+			return []check.Result{ok("webhook", "%s, its certificate is known to the API server", hook.Name)}
+		}
+	}
+	return failed("webhook", fmt.Errorf("it has no caBundle yet, so the API server cannot trust it"), "the control plane writes it; see its log")
+}
+
+func (c *cluster) checkNodes(ctx context.Context) []check.Result {
+	nodes, err := c.client.CoreV1().Nodes().List(ctx, everything)
+	if err != nil {
+		return failed("agents", c.explain(err), "")
+	}
+	w, err := c.read(ctx, workload{kind: "daemonset", namespace: names.Namespace, name: names.CNI})
+	if apierrors.IsNotFound(err) {
+		return []check.Result{ok("agents", "none: pods are redirected by init containers")}
+	}
+	if err != nil {
+		return failed("agents", c.explain(err), "")
+	}
+	r := ok("agents", "%d of %d ready, on %d nodes", w.ready, w.wanted, len(nodes.Items))
+	if !w.done() {
+		r.Verdict, r.Fix = check.Failed, "until then meshed pods do not start there; look with: kubectl -n "+names.Namespace+" describe daemonset/"+names.CNI
+		if trouble := c.trouble(ctx, w); trouble != "" {
+			r.Detail += "; " + trouble
+		}
+	}
+	return []check.Result{r}
+}
+
+func (c *cluster) checkNamespaces(ctx context.Context) []check.Result {
+	list, err := c.client.CoreV1().Namespaces().List(ctx, everything)
+	if err != nil {
+		return failed("meshed", c.explain(err), "")
+	}
+	var results []check.Result
+	for _, n := range list.Items {
+		if n.Labels[names.Inject] == names.Enabled {
+			results = append(results, c.checkNamespace(ctx, &n))
+		}
+	}
+	if len(results) == 0 {
+		return []check.Result{{Check: "meshed", Verdict: check.OK, Detail: "none yet", Fix: "take one in with: tulle mesh NAMESPACE"}}
+	}
+	return results
+}
+
+func (c *cluster) checkNamespace(ctx context.Context, n *corev1.Namespace) check.Result {
+	pods, err := c.pods(ctx, n.Name)
+	if err != nil {
+		return failed(n.Name, err, "")[0]
+	}
+	var meshed, ready, without int
+	for _, p := range pods {
+		switch {
+		case hasProxy(p) && proxyReady(p):
+			meshed++
+			ready++
+		case hasProxy(p):
+			meshed++
+		case !optedOut(p) && p.Status.Phase == corev1.PodRunning:
+			without++
+		}
+	}
+	policy := names.Permissive
+	if n.Annotations[names.Policy] == names.Strict {
+		policy = names.Strict
+	}
+	r := ok(n.Name, "%s, %d pods with a proxy, %d of them ready", policy, meshed, ready)
+	if without > 0 {
+		r.Verdict, r.Fix = check.Warning, "give them one with: tulle mesh "+n.Name
+		r.Detail += fmt.Sprintf(", %d without", without)
+	}
+	return r
+}
+
+// proxyReady tells whether a pod's proxy serves, as its startup probe says.
+func proxyReady(p *corev1.Pod) bool {
+	for _, s := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
+		if s.Name == names.ProxyContainer {
+			return s.Started != nil && *s.Started && s.Ready
+		}
+	}
+	return false
+}

@@ -1,0 +1,306 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/check"
+	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	"github.com/tulle-mesh/tulle/cmd/tulle/kube/chart"
+	names "github.com/tulle-mesh/tulle/mesh/cluster"
+)
+
+const installAbout = `
+Installs the mesh, or makes an installation of this version be as the flags say,
+waits until it runs, and checks it. Nothing is meshed by that: see tulle mesh.`
+
+// versionLabel is on what is installed.
+const versionLabel = "app.kubernetes.io/version"
+
+// wish is what the user asks to have installed.
+type wish struct {
+	sets     command.List
+	files    command.List
+	ha       bool
+	noCNI    bool
+	autoMesh string
+}
+
+func (w *wish) flags(f *command.Flags) {
+	f.Var(&w.sets, "set", "`KEY=VALUE` of the chart's values; may be repeated")
+	f.Var(&w.files, "values", "`FILE` of values; may be repeated")
+	f.Short("f", "values")
+	f.BoolVar(&w.ha, "ha", false, "run three replicas of the control plane")
+	f.BoolVar(&w.noCNI, "no-cni", false, "redirect by an init container in each pod instead of an agent on each node")
+	f.StringVar(&w.autoMesh, "auto-mesh", "", "mesh all namespaces, present and future, that this label `SELECTOR` matches")
+}
+
+// values are what all flags together ask for.
+func (w *wish) values(stdin io.Reader) (chart.Values, error) {
+	values, err := chart.Defaults()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range w.files {
+		content, err := readFile(stdin, name)
+		if err != nil {
+			return nil, err
+		}
+		v, err := chart.ParseValues(content)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if err := values.Merge(v); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	sets := w.sets
+	if w.ha {
+		sets = append(command.List{"control.replicas=3"}, sets...)
+	}
+	if w.noCNI {
+		sets = append(command.List{"cni.enabled=false"}, sets...)
+	}
+	if w.autoMesh != "" {
+		if _, err := metav1.ParseToLabelSelector(w.autoMesh); err != nil {
+			return nil, command.Usagef("--auto-mesh %q: %v", w.autoMesh, err)
+		}
+		sets = append(command.List{"autoMesh=" + w.autoMesh}, sets...)
+	}
+	for _, s := range sets {
+		if err := values.Set(s); err != nil {
+			return nil, command.Usagef("--set %v; all values: tulle install --show-values", err)
+		}
+	}
+	return values, nil
+}
+
+// objects are what is to be installed, in the order in which to do it.
+func (w *wish) objects(stdin io.Reader) ([]*unstructured.Unstructured, error) {
+	values, err := w.values(stdin)
+	if err != nil {
+		return nil, err
+	}
+	rendered, err := chart.Render(names.Namespace, values)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := decode(rendered)
+	if err != nil {
+		return nil, fmt.Errorf("the values do not make valid objects: %w", err)
+	}
+	objects = append(objects, namespaceObject(names.Namespace))
+	sortForApply(objects)
+	return objects, nil
+}
+
+func readFile(stdin io.Reader, name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(stdin)
+	}
+	return os.ReadFile(name)
+}
+
+func install(ctx context.Context, env *command.Env, args []string) error {
+	f := command.NewFlags("install [flags]", installAbout)
+	var t Target
+	var w wish
+	t.Flags(f)
+	w.flags(f)
+	show := f.Bool("print", false, "print what would be applied, and do nothing")
+	showValues := f.Bool("show-values", false, "print all values that can be set, and do nothing")
+	timeout := f.Duration("timeout", 5*time.Minute, "give up after this `TIME`")
+	operands, err := f.Parse(env, args)
+	if err == nil && len(operands) > 0 {
+		err = command.Usagef("tulle install takes no operands, but got %q", operands[0])
+	}
+	if err != nil {
+		return err
+	}
+	if *showValues {
+		return printValues(env.Stdout)
+	}
+	objects, err := w.objects(env.Stdin)
+	if err != nil {
+		return err
+	}
+	if *show {
+		return printObjects(env.Stdout, objects)
+	}
+	c, err := t.connect(env)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, *timeout)
+	defer cancel()
+	installed, err := c.installed(ctx)
+	if err != nil {
+		return err
+	}
+	version, err := chart.Version()
+	if err != nil {
+		return err
+	}
+	if installed != "" && installed != version {
+		return command.WithHint(fmt.Errorf("cluster %s has Tulle %s, and this is %s", c.name, installed, version), "type: tulle upgrade")
+	}
+	return c.install(ctx, env, objects)
+}
+
+// install applies objects, waits until they run, and checks them.
+func (c *cluster) install(ctx context.Context, env *command.Env, objects []*unstructured.Unstructured) error {
+	if _, err := c.version(); err != nil {
+		return err
+	}
+	if missing := c.missingRights(ctx, objects); missing != nil {
+		return missing
+	}
+	if err := c.refuseForeign(ctx); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(env.Stdout, "Installing in cluster %s:\n", c.name)
+	var rollouts []workload
+	for _, o := range objects {
+		if o.GetKind() == "MutatingWebhookConfiguration" {
+			// From here on meshed pods need the control plane: first let it run.
+			if err := c.await(ctx, env.Stdout, rollouts); err != nil {
+				return err
+			}
+			rollouts = nil
+		}
+		if err := c.apply(ctx, o); err != nil {
+			return err
+		}
+		switch o.GetKind() {
+		case "Deployment", "DaemonSet":
+			rollouts = append(rollouts, workload{kind: lower(o.GetKind()), namespace: o.GetNamespace(), name: o.GetName()})
+		}
+	}
+	results := c.awaitGood(ctx)
+	if !check.Good(results) {
+		_ = check.Print(env.Stdout, results)
+		return command.WithHint(errors.New("the mesh is installed, but does not work yet"), "look again with: tulle check")
+	}
+	_, err := fmt.Fprintln(env.Stdout, "The mesh is there. Take a namespace into it with: tulle mesh NAMESPACE")
+	return err
+}
+
+// awaitGood checks until all is good, or ctx ends.
+func (c *cluster) awaitGood(ctx context.Context) (results []check.Result) {
+	_ = poll(ctx, func() (bool, error) {
+		r := c.check(ctx, false)
+		if ctx.Err() == nil || results == nil {
+			results = r
+		}
+		return check.Good(r), nil
+	})
+	return results
+}
+
+// installed returns the version that the cluster has, "" if it has none.
+func (c *cluster) installed(ctx context.Context) (string, error) {
+	d, err := c.client.AppsV1().Deployments(names.Namespace).Get(ctx, names.Control, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", c.explain(err)
+	}
+	return d.Labels[versionLabel], nil
+}
+
+// refuseForeign leaves a webhook alone that has our name and is not ours.
+func (c *cluster) refuseForeign(ctx context.Context) error {
+	w, err := c.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, names.Injector, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return c.explain(err)
+	}
+	if w.Labels["app.kubernetes.io/part-of"] != "tulle" {
+		return command.WithHint(fmt.Errorf("the cluster has a webhook %s that is not Tulle's", names.Injector),
+			"if nobody needs it: kubectl delete mutatingwebhookconfiguration "+names.Injector)
+	}
+	return nil
+}
+
+func upgrade(ctx context.Context, env *command.Env, args []string) error {
+	f := command.NewFlags("upgrade [flags]", `
+Brings the control plane and the agents of the cluster to this version, one
+after the other, under load. Proxies keep their version until their pods are
+replaced: tulle mesh NAMESPACE does that.`)
+	var t Target
+	var w wish
+	t.Flags(f)
+	w.flags(f)
+	timeout := f.Duration("timeout", 5*time.Minute, "give up after this `TIME`")
+	operands, err := f.Parse(env, args)
+	if err == nil && len(operands) > 0 {
+		err = command.Usagef("tulle upgrade takes no operands, but got %q", operands[0])
+	}
+	if err != nil {
+		return err
+	}
+	objects, err := w.objects(env.Stdin)
+	if err != nil {
+		return err
+	}
+	c, err := t.connect(env)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, *timeout)
+	defer cancel()
+	installed, err := c.installed(ctx)
+	if err != nil {
+		return err
+	}
+	if installed == "" {
+		return notInstalled(c)
+	}
+	return c.install(ctx, env, objects)
+}
+
+func notInstalled(c *cluster) error {
+	return command.WithHint(fmt.Errorf("cluster %s has no mesh", c.name), "type: tulle install")
+}
+
+func printValues(out io.Writer) error {
+	values, err := chart.Defaults()
+	if err != nil {
+		return err
+	}
+	content, err := yaml.Marshal(values)
+	if err == nil {
+		_, err = out.Write(content)
+	}
+	return err
+}
+
+func printObjects(out io.Writer, objects []*unstructured.Unstructured) error {
+	for _, o := range objects {
+		raw, err := json.Marshal(o)
+		if err != nil {
+			return err
+		}
+		content, err := yaml.JSONToYAML(raw)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(out, "---\n%s", content); err != nil {
+			return err
+		}
+	}
+	return nil
+}

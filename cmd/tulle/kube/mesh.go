@@ -1,0 +1,187 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	names "github.com/tulle-mesh/tulle/mesh/cluster"
+)
+
+const meshAbout = `
+Annotates namespaces (tulle.dev/inject: enabled), so that each pod that starts
+there gets a proxy, and replaces the pods of their workloads, as a rolling
+update does. Pods that no workload owns, and Jobs that run, stay as they are.`
+
+// rolling are the flags of commands that replace pods.
+type rolling struct {
+	Target
+	wait    *bool
+	timeout *time.Duration
+}
+
+func (r *rolling) flags(f *command.Flags) {
+	r.Target.Flags(f)
+	r.wait = f.Bool("wait", true, "wait until all pods are replaced")
+	r.timeout = f.Duration("timeout", 10*time.Minute, "give up waiting after this `TIME`")
+}
+
+func meshNamespaces(ctx context.Context, env *command.Env, args []string) error {
+	f := command.NewFlags("mesh NAMESPACE... [flags]", meshAbout)
+	var r rolling
+	r.flags(f)
+	strict := f.Bool("strict", false, "refuse clients outside the mesh")
+	namespaces, err := f.Parse(env, args)
+	if err != nil {
+		return err
+	}
+	if len(namespaces) == 0 {
+		return command.Usagef("which namespace? tulle mesh NAMESPACE; all: kubectl get namespaces")
+	}
+	c, err := r.connect(env)
+	if err != nil {
+		return err
+	}
+	if installed, err := c.installed(ctx); err != nil {
+		return err
+	} else if installed == "" {
+		return notInstalled(c)
+	}
+	annotations := map[string]any{names.Inject: names.Enabled}
+	if *strict {
+		annotations[names.Policy] = names.Strict
+	}
+	for _, namespace := range namespaces {
+		if slices.Contains([]string{"kube-system", names.Namespace}, namespace) {
+			return command.Usagef("namespace %s: its pods are what the mesh itself needs, and cannot be in it", namespace)
+		}
+		if err := c.annotate(ctx, namespace, annotations, map[string]any{names.Inject: names.Enabled}); err != nil {
+			return err
+		}
+	}
+	return c.roll(ctx, env, r, namespaces, true)
+}
+
+func unmeshNamespaces(ctx context.Context, env *command.Env, args []string) error {
+	f := command.NewFlags("unmesh NAMESPACE... [flags]", `
+Takes the annotations off namespaces, and replaces the pods that have a proxy.`)
+	var r rolling
+	r.flags(f)
+	namespaces, err := f.Parse(env, args)
+	if err != nil {
+		return err
+	}
+	if len(namespaces) == 0 {
+		return command.Usagef("which namespace? tulle unmesh NAMESPACE; those in the mesh: kubectl get namespaces -l %s", names.Inject)
+	}
+	c, err := r.connect(env)
+	if err != nil {
+		return err
+	}
+	for _, namespace := range namespaces {
+		none := map[string]any{names.Inject: nil}
+		if err := c.annotate(ctx, namespace, map[string]any{names.Inject: nil, names.Policy: nil}, none); err != nil {
+			return err
+		}
+	}
+	return c.roll(ctx, env, r, namespaces, false)
+}
+
+// annotate sets annotations and labels (marks) of a namespace; nil takes one off.
+func (c *cluster) annotate(ctx context.Context, namespace string, annotations, marks map[string]any) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations, "labels": marks}})
+	if err != nil {
+		return err
+	}
+	_, err = c.client.CoreV1().Namespaces().Patch(ctx, namespace, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
+	if apierrors.IsNotFound(err) {
+		return command.WithHint(fmt.Errorf("cluster %s has no namespace %s", c.name, namespace), "all of them: kubectl get namespaces")
+	}
+	return c.explain(err)
+}
+
+// roll replaces the pods that have no proxy (or, if not meshed, that have one).
+func (c *cluster) roll(ctx context.Context, env *command.Env, r rolling, namespaces []string, meshed bool) error {
+	ctx, cancel := context.WithTimeout(ctx, *r.timeout)
+	defer cancel()
+	for _, namespace := range namespaces {
+		pods, err := c.pods(ctx, namespace)
+		if err != nil {
+			return err
+		}
+		all, err := c.workloads(ctx, namespace)
+		if err != nil {
+			return err
+		}
+		var replaced []workload
+		owned := map[string]bool{}
+		for _, w := range all {
+			stale := false
+			for name, p := range pods {
+				if !w.owns(p) {
+					continue
+				}
+				owned[name] = true
+				stale = stale || hasProxy(p) != meshed && !optedOut(p)
+			}
+			if !stale {
+				continue
+			}
+			if err := c.restart(ctx, w, time.Now()); err != nil {
+				return err
+			}
+			replaced = append(replaced, w)
+		}
+		word := map[bool]string{true: "meshed", false: "not meshed any more"}[meshed]
+		_, _ = fmt.Fprintf(env.Stdout, "Namespace %s is %s: %d workloads get new pods.\n", namespace, word, len(replaced))
+		for _, name := range slices.Sorted(maps.Keys(pods)) {
+			if p := pods[name]; !owned[name] && hasProxy(p) != meshed && !optedOut(p) && p.Status.Phase == corev1.PodRunning {
+				_, _ = fmt.Fprintf(env.Stdout, "  pod %s stays as it is until it ends: no workload would replace it\n", name)
+			}
+		}
+		if *r.wait {
+			if err := c.await(ctx, env.Stdout, replaced); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// pods returns a namespace's pods that do not end yet, by name.
+func (c *cluster) pods(ctx context.Context, namespace string) (map[string]*corev1.Pod, error) {
+	list, err := c.client.CoreV1().Pods(namespace).List(ctx, everything)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	pods := map[string]*corev1.Pod{}
+	for i := range list.Items {
+		if p := &list.Items[i]; p.DeletionTimestamp == nil {
+			pods[p.Name] = p
+		}
+	}
+	return pods, nil
+}
+
+// owns tells whether a pod is one of the workload's.
+func (w workload) owns(p *corev1.Pod) bool {
+	selector, err := metav1.LabelSelectorAsSelector(w.selector)
+	return err == nil && !selector.Empty() && selector.Matches(labels.Set(p.Labels))
+}
+
+func hasProxy(p *corev1.Pod) bool { return p.Annotations[names.InjectedAnnotation] != "" }
+
+// optedOut tells whether a pod is outside the mesh because it wants or has to.
+func optedOut(p *corev1.Pod) bool {
+	return p.Annotations[names.Inject] == names.Disabled || p.Labels[names.Inject] == names.Disabled || p.Spec.HostNetwork
+}
