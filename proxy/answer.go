@@ -48,9 +48,9 @@ func (c *httpConn) answer(x *mesh.Exchange, s *session, q *request) bool {
 	c.finish(x, s)
 	c.route.done(s, reusable)
 	switch {
-	case c.hop && uploaded && !s.halfClosed.Load() && !c.proxy.draining():
+	case c.hop != nil && uploaded && !s.halfClosed.Load() && !c.proxy.draining():
 		return true
-	case uploaded && !c.hop && !c.resp.Close && !q.close && !c.proxy.draining() && flags&flagRechunked == 0:
+	case uploaded && c.hop == nil && !c.resp.Close && !q.close && !c.proxy.draining() && flags&flagRechunked == 0:
 		return true
 	case !uploaded:
 		c.linger()
@@ -113,7 +113,7 @@ func (c *httpConn) parseHead(s *session) (flags byte, n int, err error) {
 // head gets its flag octet by that, since there is always a byte before it.
 func (c *httpConn) writeFrom(s *session, n int, flags byte) error {
 	b := s.in.bytes()[:n]
-	if c.hop {
+	if c.hop != nil {
 		b = s.in.buf.B[s.in.r-1 : s.in.r+n]
 		b[0] = flags
 	}
@@ -135,11 +135,11 @@ func (c *httpConn) answerBody(x *mesh.Exchange, s *session, flags byte) error {
 	head := len(c.resp.Raw)
 	switch {
 	case flags&flagRechunked != 0 && c.resp.Body == http1.EOF:
-		if c.hop {
+		if c.hop != nil {
 			return errors.New("a hop behind a hop")
 		}
 		return c.dechunk(x, s, head)
-	case c.resp.Body == http1.EOF && c.hop:
+	case c.resp.Body == http1.EOF && c.hop != nil:
 		return c.rechunk(x, s, head)
 	}
 	var body http1.Body
@@ -257,7 +257,7 @@ func (c *httpConn) answerFailed(x *mesh.Exchange, s *session, q *request, err er
 	switch {
 	case errors.As(err, &client): // the client went away: the application shall notice
 		s.abort()
-		c.tcp.Reset()
+		c.conn.Reset()
 	case errors.As(err, &bad) && x.BytesReceived == 0:
 		x.Outcome, x.Status = mesh.BadMessage, bad.Status
 		s.abort()
@@ -267,7 +267,7 @@ func (c *httpConn) answerFailed(x *mesh.Exchange, s *session, q *request, err er
 		_ = c.conn.Close()
 	default:
 		s.abort()
-		c.tcp.Reset()
+		c.conn.Reset()
 	}
 	c.route.done(s, false)
 	c.finish(x, s)
@@ -281,9 +281,7 @@ func (c *httpConn) tunnel(x *mesh.Exchange, s *session, q *request) bool {
 	err := c.writeFrom(s, head, 0)
 	if err == nil {
 		x.BytesReceived += uint64(head)
-		near := &connEnd{conn: c.conn, tcp: c.tcp, in: &c.in}
-		far := &connEnd{conn: s.conn, tcp: s.tcp, in: &s.in}
-		sent, received, rerr := c.proxy.relay(c.track, near, far)
+		sent, received, rerr := c.proxy.relay(c.track, c.end(), s.end())
 		x.BytesSent += sent
 		x.BytesReceived += received
 		if rerr != nil {
@@ -295,6 +293,14 @@ func (c *httpConn) tunnel(x *mesh.Exchange, s *session, q *request) bool {
 	c.route.done(s, false)
 	c.finish(x, s)
 	return false
+}
+
+// end returns the client's side of a tunnel.
+func (c *httpConn) end() end {
+	if c.hop != nil {
+		return &muxEnd{Stream: c.hop, in: &c.in}
+	}
+	return &connEnd{conn: c.conn, tcp: c.tcp, in: &c.in}
 }
 
 // upload sends the part of a request's body that was not there with its head.
@@ -374,9 +380,9 @@ func (u *upload) stop(c *httpConn) {
 		return
 	}
 	u.stopped.Store(true)
-	_ = c.tcp.SetReadDeadline(time.Unix(1, 0))
+	_ = c.conn.SetReadDeadline(time.Unix(1, 0))
 	<-u.ended
-	_ = c.tcp.SetReadDeadline(time.Time{})
+	_ = c.conn.SetReadDeadline(time.Time{})
 }
 
 // upgrade makes room for bulk data.

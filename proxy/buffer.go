@@ -3,12 +3,13 @@ package proxy
 import (
 	"io"
 
+	"github.com/tulle-mesh/tulle/proxy/mux"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // headroom is kept free in front of the first byte of an inbox, so that a flag
 // octet can be put before a head without copying it.
-const headroom = 1
+const headroom = 1 // at most mux.Room
 
 // inbox holds what was read from a connection and not yet consumed. It has no
 // buffer while it is empty and its connection idle.
@@ -83,8 +84,33 @@ func (in *inbox) grow(n int) bool {
 	return true
 }
 
+// next waits for bytes where there are none, without a buffer.
+func (in *inbox) next(from io.Reader) error {
+	in.release()
+	switch from := from.(type) {
+	case *tcp.Conn:
+		buf, n, err := from.Next(headroom, tcp.Small)
+		if err != nil {
+			return err
+		}
+		*in = inbox{buf: buf, r: headroom, w: headroom + n}
+		return nil
+	case *mux.Stream:
+		buf, r, w, err := from.Next()
+		if err != nil {
+			return err
+		}
+		*in = inbox{buf: buf, r: r, w: w}
+		return nil
+	}
+	return in.fill(from)
+}
+
 // fill reads once, appending to what is there.
 func (in *inbox) fill(from io.Reader) error {
+	if s, ok := from.(*mux.Stream); ok && in.len() == 0 {
+		return in.next(s)
+	}
 	if !in.room() {
 		return io.ErrShortBuffer
 	}
@@ -94,10 +120,4 @@ func (in *inbox) fill(from io.Reader) error {
 		return nil
 	}
 	return err
-}
-
-// add appends bytes that were read elsewhere.
-func (in *inbox) add(p []byte) {
-	in.grow(headroom + in.len() + len(p))
-	in.w += copy(in.buf.B[in.w:], p)
 }

@@ -99,8 +99,11 @@ func (h *hangups) expect(c *tcp.Conn, w *watched, events uint32) {
 	}
 }
 
-// forget ends a watch. The kernel drops it when the connection is closed.
+// forget ends a watch, if there is one. The kernel drops it when the connection is closed.
 func (h *hangups) forget(w *watched) {
+	if w == nil {
+		return
+	}
 	h.mu.Lock()
 	delete(h.seen, w.id)
 	h.mu.Unlock()
@@ -148,9 +151,25 @@ func (h *hangups) deliver(e unix.EpollEvent) {
 	w.call(kind)
 }
 
+// watch makes hungUp be called until what it returns is.
+func (c *httpConn) watch() (forget func()) {
+	if c.hop == nil {
+		w := c.proxy.hangups.watch(c.tcp, c.hungUp)
+		return func() { c.proxy.hangups.forget(w) }
+	}
+	c.hop.Watch(func(reset bool) {
+		if reset {
+			c.hungUp(hangupReset)
+		} else {
+			c.hungUp(hangupFIN)
+		}
+	})
+	return func() { c.hop.Watch(nil) }
+}
+
 // hungUp passes the client's hang-up on to the session that is working for it.
 func (c *httpConn) hungUp(kind uint32) {
-	if kind == hangupFIN && !c.hop && c.tcp.Queued() > 0 {
+	if kind == hangupFIN && c.hop == nil && c.tcp.Queued() > 0 {
 		kind = hangupNone // it has sent more requests, whose answers it awaits
 	}
 	c.gone.Store(max(kind, c.gone.Load()))

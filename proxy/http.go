@@ -10,6 +10,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/http1"
+	"github.com/tulle-mesh/tulle/proxy/mux"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
@@ -57,16 +58,15 @@ type router interface {
 type httpConn struct {
 	proxy     *Proxy
 	direction mesh.Direction
-	conn      byteConn // what to read from and write to: tcp, or TLS over it
-	tcp       *tcp.Conn
-	hop       bool // the client is a proxy: flag octets in front of response heads
+	conn      accepted    // what to read from and write to: tcp or hop
+	tcp       *tcp.Conn   // nil: the client is a proxy
+	hop       *mux.Stream // the client is a proxy: flag octets in front of response heads; else nil
 	client    mesh.Peer
 	security  mesh.Security // inbound: of the client's side
 	route     router
 	track     *tracked
 
 	in     inbox
-	first  [1]byte
 	req    http1.Request
 	resp   http1.Response
 	asked  http1.Asked
@@ -79,8 +79,7 @@ type httpConn struct {
 
 // serve runs until the connection ends. It closes it.
 func (c *httpConn) serve(ctx context.Context) {
-	watch := c.proxy.hangups.watch(c.tcp, c.hungUp)
-	defer c.proxy.hangups.forget(watch)
+	defer c.watch()()
 	defer c.in.drop()
 	for {
 		n, err := c.readHead()
@@ -119,23 +118,9 @@ func (c *httpConn) readHead() (int, error) {
 
 // readFirst waits for the next request without holding a buffer.
 func (c *httpConn) readFirst() error {
-	c.in.release()
 	c.req.Reset() // it still points into the buffer
 	c.resp.Reset()
-	if c.conn == byteConn(c.tcp) {
-		buf, n, err := c.tcp.Next(headroom, tcp.Small)
-		if err != nil {
-			return err
-		}
-		c.in = inbox{buf: buf, r: headroom, w: headroom + n}
-		return nil
-	}
-	n, err := c.conn.Read(c.first[:])
-	if n == 0 {
-		return err
-	}
-	c.in.add(c.first[:])
-	return nil
+	return c.in.next(c.conn)
 }
 
 // refuse ends the connection after what was not a request.
@@ -148,7 +133,7 @@ func (c *httpConn) refuse(err error) {
 		case isTimeout(err) && c.in.len() > 0:
 			bad = &http1.Error{Status: 408, Code: "slow-head", Text: "the request head did not come in time"}
 		case isReset(err) && !errors.Is(err, io.EOF):
-			c.tcp.Reset()
+			c.conn.Reset()
 			return
 		default:
 			_ = c.conn.Close()
@@ -245,8 +230,8 @@ func (c *httpConn) send(ctx context.Context, q *request, x *mesh.Exchange) (*ses
 		c.stopWaiting()
 		gone := c.gone.Load() != hangupNone
 		c.route.failed(s, !gone && !s.reused)
-		again := s.reused && repeatable && attempt+1 < maxAttempts && !gone
-		if !again {
+		again := s.reused && repeatable || q.whole && errors.Is(err, mux.ErrRefused)
+		if !again || attempt+1 == maxAttempts || gone {
 			return s, err
 		}
 		s.close()
@@ -256,7 +241,7 @@ func (c *httpConn) send(ctx context.Context, q *request, x *mesh.Exchange) (*ses
 
 // attempt sends the request on s and waits for the first byte of the answer.
 func (c *httpConn) attempt(s *session, q *request, first []byte) error {
-	c.track.far.Store(s.tcp)
+	s.tracked(c.track)
 	err := s.write(first)
 	switch {
 	case err != nil && q.whole:
@@ -270,7 +255,7 @@ func (c *httpConn) attempt(s *session, q *request, first []byte) error {
 	if s.in.len() > 0 {
 		return errUnasked
 	}
-	return s.in.fill(s.conn)
+	return s.in.next(s.conn)
 }
 
 var errUnasked = errors.New("the server sent something before it was asked")
@@ -298,7 +283,7 @@ func (c *httpConn) sendFailed(x *mesh.Exchange, s *session, q *request, err erro
 	if errors.Is(err, io.EOF) {
 		_ = c.conn.Close()
 	} else {
-		c.tcp.Reset()
+		c.conn.Reset()
 	}
 	c.finish(x, s)
 	return false
@@ -324,7 +309,7 @@ func unsentAnswer(err error) (status int, code, text string) {
 // answerUnsent answers for an application that has seen nothing. A hop survives
 // that, since the proxy behind it may go elsewhere.
 func (c *httpConn) answerUnsent(q *request, status int, code, text string) bool {
-	if c.hop && q.whole {
+	if c.hop != nil && q.whole {
 		b := http1.AppendError([]byte{flagUnsent}, status, code, text)
 		_, err := c.conn.Write(b)
 		return err == nil
@@ -336,7 +321,7 @@ func (c *httpConn) answerUnsent(q *request, status int, code, text string) bool 
 // answerError sends an answer of the proxy's own and closes the connection.
 func (c *httpConn) answerError(status int, code, text string) {
 	b := make([]byte, 0, 512)
-	if c.hop {
+	if c.hop != nil {
 		b = append(b, flagUnsent)
 	}
 	_, _ = c.conn.Write(http1.AppendError(b, status, code, text))
@@ -348,7 +333,7 @@ func (c *httpConn) answerError(status int, code, text string) {
 func (c *httpConn) linger() {
 	_ = c.conn.CloseWrite()
 	c.in.drop()
-	_ = c.tcp.SetReadDeadline(time.Now().Add(lingerTime))
+	_ = c.conn.SetReadDeadline(time.Now().Add(lingerTime))
 	for total := 0; total < lingerBytes; {
 		if err := c.in.fill(c.conn); err != nil {
 			break

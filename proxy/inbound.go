@@ -65,7 +65,7 @@ func (in *inbound) serve(ctx context.Context) (parked bool) {
 	case in.proxy.strict():
 		in.proxy.refuseConn(in.conn, mesh.Inbound, in.app, errDenied)
 	case verdict == sniff.HTTP1:
-		in.http(ctx, nil)
+		in.http(ctx)
 	case verdict == sniff.HTTP2:
 		in.http2(ctx, nil)
 	default:
@@ -110,22 +110,18 @@ func (in *inbound) meshed(ctx context.Context) (parked bool) {
 	case mesh.ALPNHTTP2:
 		in.http2(ctx, conn)
 	default:
-		in.http(ctx, conn)
+		in.link(ctx, conn)
 	}
 	return false
 }
 
-// http forwards requests to the application; over is the client's TLS, or nil.
-func (in *inbound) http(ctx context.Context, over *mtls.Conn) {
+// http forwards requests of a client without identity to the application.
+func (in *inbound) http(ctx context.Context) {
 	c := &httpConn{
 		proxy: in.proxy, direction: mesh.Inbound, conn: in.conn, tcp: in.conn, track: in.track,
 		client: in.client, security: in.security,
 	}
-	if over != nil {
-		c.conn, c.hop = over, true
-	} else {
-		c.in, in.in = in.in, inbox{}
-	}
+	c.in, in.in = in.in, inbox{}
 	route := &toApp{inbound: in, counters: in.edge(mesh.HTTP1), idle: in.opened}
 	c.route = route
 	c.serve(ctx)

@@ -349,6 +349,9 @@ func (s *session) end() end {
 	if s.stream != nil {
 		return &streamEnd{Conn: s.stream, tcp: s.tcp}
 	}
+	if s.mux != nil {
+		return &muxEnd{Stream: s.mux, in: &s.in}
+	}
 	return &connEnd{conn: s.conn, tcp: s.tcp, in: &s.in}
 }
 

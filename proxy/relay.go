@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tulle-mesh/tulle/proxy/mux"
 	"github.com/tulle-mesh/tulle/proxy/stream"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
@@ -22,7 +23,7 @@ type end interface {
 	write(b []byte) error
 	closeWrite() error
 	reset()
-	// under is the TCP connection below.
+	// under is the TCP connection below; nil if others use it, too.
 	under() *tcp.Conn
 }
 
@@ -88,6 +89,40 @@ func (e *streamEnd) write(b []byte) error { return e.WriteFramed(b) }
 func (e *streamEnd) closeWrite() error    { return e.CloseWrite() }
 func (e *streamEnd) reset()               { e.Abort() }
 func (e *streamEnd) under() *tcp.Conn     { return e.tcp }
+
+// muxEnd is a stream among others to another proxy.
+type muxEnd struct {
+	*mux.Stream
+	in *inbox // read before the relay began
+}
+
+func (e *muxEnd) next(int) (*tcp.Buffer, int, error) {
+	buf, r, w := e.in.buf, e.in.r, e.in.w
+	if e.in.len() > 0 {
+		*e.in = inbox{}
+	} else {
+		var err error
+		if buf, r, w, err = e.Next(); err != nil {
+			return nil, 0, err
+		}
+	}
+	if r == stream.HeaderLen {
+		return buf, w - r, nil
+	}
+	moved := tcp.NewBuffer(stream.HeaderLen + w - r)
+	n := copy(moved.B[stream.HeaderLen:], buf.B[r:w])
+	buf.Free()
+	return moved, n, nil
+}
+
+func (e *muxEnd) write(b []byte) error {
+	_, err := e.Write(b[stream.HeaderLen:])
+	return err
+}
+
+func (e *muxEnd) closeWrite() error { return e.CloseWrite() }
+func (e *muxEnd) reset()            { e.Reset() }
+func (e *muxEnd) under() *tcp.Conn  { return nil } // it is not its own
 
 // stuckPatience is how long a relay whose one side was reset may take to
 // deliver what came before the reset.
@@ -170,7 +205,11 @@ func (r *relay) watch() {
 		return
 	}
 	near, far := r.out.src, r.out.dst
-	r.track.far.Store(far.under())
+	if s, ok := far.(*muxEnd); ok {
+		r.track.stream.Store(s.Stream)
+	} else {
+		r.track.far.Store(far.under())
+	}
 	onReset := func(kind uint32) {
 		if kind != hangupReset {
 			return
@@ -184,8 +223,21 @@ func (r *relay) watch() {
 			}
 		})
 	}
-	r.near = r.proxy.hangups.watch(near.under(), onReset)
-	r.far = r.proxy.hangups.watch(far.under(), onReset)
+	r.near = r.proxy.watchEnd(near, onReset)
+	r.far = r.proxy.watchEnd(far, onReset)
+}
+
+// watchEnd returns nil where the watch ends with e.
+func (p *Proxy) watchEnd(e end, call func(kind uint32)) *watched {
+	if s, ok := e.(*muxEnd); ok {
+		s.Watch(func(reset bool) {
+			if reset {
+				call(hangupReset)
+			}
+		})
+		return nil
+	}
+	return p.hangups.watch(e.under(), call)
 }
 
 // run moves bytes until src ends or dst does not take them.

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tulle-mesh/tulle/proxy/mux"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
@@ -21,12 +22,20 @@ type tracker struct {
 	over bool // the drain has ended
 }
 
+// accepted is a connection that came to the proxy: TCP, or a stream of a link.
+type accepted interface {
+	byteConn
+	Reset()
+	SetReadDeadline(t time.Time) error
+}
+
 // tracked is one accepted connection.
 type tracked struct {
-	conn  *tcp.Conn
-	owner *tracker
-	far   atomic.Pointer[tcp.Conn] // what is dialled for it; goes down with it
-	relay atomic.Pointer[relay]    // one that may be parked
+	conn   accepted
+	owner  *tracker
+	far    atomic.Pointer[tcp.Conn]   // what is dialled for it; goes down with it
+	stream atomic.Pointer[mux.Stream] // the same where it is a stream
+	relay  atomic.Pointer[relay]      // one that may be parked
 
 	mu          sync.Mutex
 	deadline    int64 // of the tracker's clock; 0: none
@@ -34,7 +43,7 @@ type tracked struct {
 	interrupted bool
 }
 
-func (t *tracker) add(c *tcp.Conn) *tracked {
+func (t *tracker) add(c accepted) *tracked {
 	tr := &tracked{conn: c, owner: t}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -126,6 +135,9 @@ func (t *tracker) drain(patience time.Duration) {
 		tr.conn.Reset()
 		if far := tr.far.Load(); far != nil {
 			far.Reset()
+		}
+		if s := tr.stream.Load(); s != nil {
+			s.Reset()
 		}
 		if r := tr.relay.Load(); r != nil {
 			r.wake()

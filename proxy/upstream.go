@@ -15,6 +15,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/mtls"
+	"github.com/tulle-mesh/tulle/proxy/mux"
 	"github.com/tulle-mesh/tulle/proxy/stream"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
@@ -36,6 +37,7 @@ type upstream struct {
 	security mesh.Security
 	edges    [mesh.TLS + 1]atomic.Pointer[edge]
 	h2       h2Pool
+	links    links
 	extended atomic.Bool // it takes extended CONNECT (RFC 8441)
 
 	mu      sync.Mutex
@@ -67,8 +69,10 @@ type byteConn interface {
 type session struct {
 	up     *upstream
 	kind   sessionKind
-	conn   byteConn // the *mtls.Conn of a meshed endpoint, else tcp
-	tcp    *tcp.Conn
+	conn   byteConn     // the *mtls.Conn or mux of a meshed endpoint, else tcp
+	tcp    *tcp.Conn    // nil where there is mux
+	mux    *mux.Stream  // of an httpSession to a meshed endpoint
+	link   *link        // what mux runs over
 	stream *stream.Conn // of a streamSession
 	in     inbox        // of an httpSession: read and not consumed
 	meshed bool
@@ -80,7 +84,7 @@ type session struct {
 
 func newUpstream(p *Proxy, service string, key endpointKey) *upstream {
 	u := &upstream{proxy: p, key: key, service: service}
-	u.h2.up = u
+	u.h2.up, u.links.up = u, u
 	switch {
 	case p.isOwn(key.addr.Addr()):
 		u.security = mesh.Local // loopback: never leaves the workload's namespace
@@ -127,6 +131,9 @@ const recently = time.Second
 
 // good reports whether an idle session will do.
 func (s *session) good(a age, now time.Duration) bool {
+	if s.mux != nil {
+		return a != fresh && s.mux.Quiet() && s.link.Alive() && (a == anyAge || !s.link.ended())
+	}
 	if a == anyAge && now-s.since < recently {
 		return true
 	}
@@ -145,6 +152,9 @@ func (u *upstream) session(ctx context.Context, kind sessionKind, a age) (*sessi
 			return s, nil
 		}
 		s.close()
+	}
+	if kind == httpSession && u.security == mesh.MutualTLS {
+		return u.links.session(ctx, a)
 	}
 	return u.dial(ctx, kind)
 }
@@ -195,7 +205,7 @@ func (u *upstream) sweep(now time.Duration) int {
 	for _, s := range old {
 		s.close()
 	}
-	return len(old) + u.h2.sweep(now)
+	return len(old) + u.h2.sweep(now) + u.links.sweep(now)
 }
 
 // close is called when the endpoint has left and nothing is in flight any more.
@@ -211,6 +221,7 @@ func (u *upstream) close() {
 			s.close()
 		}
 	}
+	u.links.close()
 }
 
 func (u *upstream) dial(ctx context.Context, kind sessionKind) (*session, error) {
@@ -277,7 +288,22 @@ func (s *session) close() {
 }
 
 // abort resets the session; the endpoint sees ECONNRESET.
-func (s *session) abort() { s.tcp.Reset() }
+func (s *session) abort() {
+	if s.mux != nil {
+		s.mux.Reset()
+		return
+	}
+	s.tcp.Reset()
+}
+
+// tracked makes the session go down with the client's connection.
+func (s *session) tracked(t *tracked) {
+	if s.mux != nil {
+		t.stream.Store(s.mux)
+		return
+	}
+	t.far.Store(s.tcp)
+}
 
 // handshakeError tells a peer that could not prove itself from one that could
 // not be reached.

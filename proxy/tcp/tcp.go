@@ -42,7 +42,7 @@ type Conn struct {
 	out            []byte
 	writeErr       error
 	onPeek         func(fd uintptr)
-	quiet          bool
+	quiet, ended   bool
 
 	resetOnce sync.Once
 }
@@ -210,15 +210,23 @@ func (t *Conn) Quiet() bool {
 	return t.Raw.Control(t.onPeek) == nil && t.quiet
 }
 
+// Ended reports whether an end of the connection is what comes next to be read.
+func (t *Conn) Ended() bool {
+	t.ended = true
+	_ = t.Raw.Control(t.onPeek) // fails if it has been closed here
+	return t.ended
+}
+
 func (t *Conn) tryPeek(fd uintptr) {
 	var one [1]byte
 	for {
 		// unix.Recvfrom allocates an address that nobody asks for.
-		_, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&one[0])), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&one[0])), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
 		if errno == unix.EINTR {
 			continue
 		}
 		t.quiet = errno == unix.EAGAIN
+		t.ended = n == 0 && !t.quiet
 		return
 	}
 }

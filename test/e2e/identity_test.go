@@ -98,10 +98,12 @@ func askMesh(addr string, cert *tls.Certificate) error {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"); err != nil {
+	const request = "GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"
+	frame := []byte{1, 0, 0, byte(len(request)), 0, 0, 0, 1} // DATA of stream 1: see proxy/mux
+	if _, err := conn.Write(append(frame, request...)); err != nil {
 		return err
 	}
-	answer := bufio.NewReader(conn)
+	answer := bufio.NewReader(&framed{Reader: bufio.NewReader(conn)})
 	if _, err := answer.ReadByte(); err != nil { // the flags that proxies put before an answer
 		return err
 	}
@@ -114,6 +116,33 @@ func askMesh(addr string, cert *tls.Certificate) error {
 		err = fmt.Errorf("%s: %q", resp.Status, body)
 	}
 	return err
+}
+
+// framed reads the DATA of the only stream of a connection between proxies.
+type framed struct {
+	*bufio.Reader
+	left int // of the present frame
+}
+
+func (f *framed) Read(p []byte) (int, error) {
+	for f.left == 0 {
+		var header [8]byte
+		if _, err := io.ReadFull(f.Reader, header[:]); err != nil {
+			return 0, err
+		}
+		n := int(header[1])<<16 | int(header[2])<<8 | int(header[3])
+		switch header[0] {
+		case 1:
+			f.left = n
+		case 2:
+			return 0, io.EOF
+		default:
+			return 0, fmt.Errorf("frame %d of %d bytes", header[0], n)
+		}
+	}
+	n, err := f.Reader.Read(p[:min(len(p), f.left)])
+	f.left -= n
+	return n, err
 }
 
 // ca signs whatever it is asked to.
