@@ -8,11 +8,13 @@ import (
 const sweepEvery = time.Second
 
 // sweep does once a second what is not worth a timer of its own each: limits
-// of time, idle sessions, unused watches, and memory once things have settled.
+// of time, idle sessions, unused watches, how many processors it takes, and memory
+// once things have settled.
 func (p *Proxy) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	memory := reclaim{changes: burst} // starting up is a burst, too
+	processors := newProcessors(p.now())
 	for {
 		select {
 		case <-ctx.Done():
@@ -20,6 +22,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := p.now()
+		processors.adjust(now)
 		p.conns.tick(now)
 		changes := p.conns.changes()
 		for _, d := range p.directory.all() {
