@@ -15,6 +15,11 @@ const ControlPort = 4190
 // connections pass, so nothing else of a workload may run as it.
 const ProxyUID = 2102
 
+// RedirectEBPF names the redirect under which a connection's own address is where
+// its client meant to go, clients call any of 127.0.0.1 to 127.0.0.64, and the
+// application can be shown the client's address.
+const RedirectEBPF = "ebpf"
+
 // ALPN protocol names of mesh connections: they tell the inbound proxy what is
 // inside, so that it never sniffs traffic of the mesh.
 const (

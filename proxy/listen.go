@@ -23,12 +23,18 @@ type listeners struct {
 
 func (p *Proxy) listen(ctx context.Context) (*listeners, error) {
 	l := &listeners{}
+	outbound4 := "127.0.0.1"
+	if p.config.Redirect == mesh.RedirectEBPF {
+		// Any of 127.0.0.1 to 127.0.0.64. Who calls another address, or from outside,
+		// is not redirected here and therefore refused (origin).
+		outbound4 = "0.0.0.0"
+	}
 	for _, s := range []struct {
 		list          *[]*net.TCPListener
 		network, host string
 		port          int
 	}{
-		{&l.out, "tcp4", "127.0.0.1", mesh.OutboundPort},
+		{&l.out, "tcp4", outbound4, mesh.OutboundPort},
 		{&l.out, "tcp6", "::1", mesh.OutboundPort},
 		{&l.in, "tcp4", "0.0.0.0", mesh.InboundPort},
 		{&l.in, "tcp6", "::", mesh.InboundPort},

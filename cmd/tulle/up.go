@@ -61,7 +61,7 @@ func parseUp(env *command.Env, args []string) (c host.Config, detach, background
 	net4 := f.String("network4", network4, "IPv4 `NETWORK` for the mesh")
 	net6 := f.String("network6", network6, "IPv6 `NETWORK` for the mesh")
 	noMasquerade := f.Bool("no-masquerade", false, "leave forwarding alone: workloads reach only each other and this host")
-	backend := f.String("redirect", "auto", "redirect by `BACKEND`: auto, nftables or iptables")
+	backend := f.String("redirect", "auto", "redirect by `BACKEND`: auto, ebpf, nftables or iptables")
 	dashboard := f.String("dashboard", "127.0.0.1:4180", "serve the dashboard at `ADDRESS`")
 	verbose := f.Bool("verbose", false, "log more")
 	operands, err := f.Parse(env, args)

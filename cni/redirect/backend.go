@@ -11,7 +11,7 @@ import (
 // for. The methods may be called from many goroutines, but the outcome of two
 // changes at once is that of either.
 type Backend interface {
-	// Name is "nftables" or "iptables".
+	// Name is "ebpf", "nftables" or "iptables".
 	Name() string
 
 	// Probe reports why the backend cannot be used here, and what to do about
@@ -37,7 +37,22 @@ const Auto = "auto"
 // must stay open as long as the backend is used. The reason says, for the log,
 // why it is this backend.
 func Pick(want string, netns *os.File) (backend Backend, reason string, err error) {
-	return pick(want, []Backend{NFTables(netns), IPTables(netns)}) // best first
+	return pick(want, Backends(netns))
+}
+
+// Backends returns all of them, the best first, as Pick knows them.
+func Backends(netns *os.File) []Backend {
+	return []Backend{Node{}.EBPF(netns), NFTables(netns), IPTables(netns)}
+}
+
+// Masquerader returns the name of the backend that this machine's own rules may
+// use: eBPF only redirects.
+func Masquerader() (string, error) {
+	b, _, err := pick(Auto, []Backend{NFTables(nil), IPTables(nil)})
+	if err != nil {
+		return "", err
+	}
+	return b.Name(), nil
 }
 
 func pick(want string, backends []Backend) (backend Backend, reason string, err error) {

@@ -29,6 +29,8 @@ import (
 type lab struct {
 	workload, outside *os.File
 	backend           Backend
+	node              Node                    // of the eBPF backend
+	captured          bool                    // it knows the proxy's listeners
 	dump              func(*testing.T) string // the rules in the workload's namespace
 	stopProxy         func()
 }
@@ -69,6 +71,13 @@ func eachBackend(t *testing.T, test func(*testing.T, *lab)) {
 		t.Skip("makes network namespaces; type: sudo go test ./cni/redirect")
 	}
 	t.Setenv("XTABLES_LOCKFILE", t.TempDir()+"/lock")
+	t.Run("ebpf", func(t *testing.T) {
+		l := newLab(t)
+		l.node = newNode(t)
+		l.backend = l.node.EBPF(l.workload)
+		l.dump = func(t *testing.T) string { return dumpEBPF(t, l.node, l.workload) }
+		test(t, l)
+	})
 	t.Run("nftables", func(t *testing.T) {
 		l := newLab(t)
 		l.backend = NFTables(l.workload)
@@ -209,17 +218,29 @@ func setUp(link string) error {
 }
 
 func (l *lab) startServers(t *testing.T) {
-	var stop []func()
+	l.startProxy(t)
 	for _, n := range ipNets {
-		outbound := serve(t, l.workload, net.JoinHostPort(n.lo, "4140"), "outbound", originalDestination)
-		inbound := serve(t, l.workload, wildcard(n, "4143"), "inbound", originalDestination)
-		stop = append(stop, outbound, inbound)
 		for _, port := range []string{appPort, skipInboundPort, "4191"} {
-			serve(t, l.workload, wildcard(n, port), "app", net.Conn.LocalAddr)
+			serve(t, appUID, l.workload, wildcard(n, port), "app", net.Conn.LocalAddr)
 		}
 		for _, port := range []string{worldPort, skipOutboundPort} {
-			serve(t, l.outside, wildcard(n, port), "world", net.Conn.LocalAddr)
+			serve(t, appUID, l.outside, wildcard(n, port), "world", net.Conn.LocalAddr)
 		}
+	}
+}
+
+// startProxy starts a stub proxy. The eBPF redirect notices its listeners only
+// if they are made after the first Apply.
+func (l *lab) startProxy(t *testing.T) {
+	var stop []func()
+	for _, n := range ipNets {
+		out := net.JoinHostPort(n.lo, "4140")
+		if l.isEBPF() {
+			out = wildcard(n, "4140")
+		}
+		stop = append(stop,
+			serve(t, proxyUID, l.workload, out, "outbound", originalDestination),
+			serve(t, proxyUID, l.workload, wildcard(n, "4143"), "inbound", originalDestination))
 	}
 	l.stopProxy = func() {
 		for _, s := range stop {
@@ -227,6 +248,8 @@ func (l *lab) startServers(t *testing.T) {
 		}
 	}
 }
+
+func (l *lab) isEBPF() bool { return l.backend != nil && l.backend.Name() == "ebpf" }
 
 func wildcard(n ipNet, port string) string {
 	if n.name == "v4" {
@@ -237,17 +260,21 @@ func wildcard(n ipNet, port string) string {
 
 // serve answers every connection to addr with the line "NAME ADDRESS", and
 // then sends back what it gets. Stopping it more than once is fine.
-func serve(t *testing.T, netns *os.File, addr, name string, address func(net.Conn) net.Addr) (stop func()) {
+func serve(t *testing.T, uid int, netns *os.File, addr, name string, address func(net.Conn) net.Addr) (stop func()) {
 	t.Helper()
 	network := "tcp4"
 	if strings.HasPrefix(addr, "[") {
 		network = "tcp6"
 	}
 	var listener net.Listener
-	in(t, netns, func() (err error) {
-		listener, err = net.Listen(network, addr)
+	plain := net.ListenConfig{} // MPTCP listeners cannot be captured by eBPF
+	plain.SetMultipathTCP(false)
+	if err := as(uid, netns, func() (err error) {
+		listener, err = plain.Listen(t.Context(), network, addr)
 		return err
-	})
+	}); err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	var open sync.Map // of net.Conn, to end those whose other side is lost
 	wg.Go(func() {
@@ -278,9 +305,12 @@ func serve(t *testing.T, netns *os.File, addr, name string, address func(net.Con
 	return stop
 }
 
-// originalDestination asks connection tracking where a redirected connection
-// was going, as the proxy does.
+// originalDestination tells where a redirected connection was going, as the
+// proxy finds it out: from the connection's own address, or from connection tracking.
 func originalDestination(conn net.Conn) net.Addr {
+	if port := conn.LocalAddr().(*net.TCPAddr).Port; port != mesh.OutboundPort && port != mesh.InboundPort {
+		return conn.LocalAddr()
+	}
 	const soOriginalDst = 80 // linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST is the same
 	raw, err := conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
@@ -300,6 +330,9 @@ func originalDestination(conn net.Conn) net.Addr {
 			addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), ntohs(sa.Port)))
 		}
 	})
+	if addr == nil {
+		return conn.LocalAddr() // not tracked: nobody has redirected it
+	}
 	return addr
 }
 
@@ -318,13 +351,28 @@ func ntohs(port uint16) uint16 {
 func as(uid int, netns *os.File, do func() error) error {
 	return inside(netns, func() error {
 		// The thread is do's alone until inside has given it back. What makes a
-		// socket somebody's is the file system uid of the thread that made it.
+		// socket somebody's is the file system uid of the thread that made it; eBPF
+		// goes by the thread's real uid.
+		if err := setRealUID(uid); err != nil {
+			return err
+		}
+		defer setRealUID(0)
 		if _, err := unix.SetfsuidRetUid(uid); err != nil {
 			return err
 		}
 		defer unix.SetfsuidRetUid(0)
 		return do()
 	})
+}
+
+// setRealUID changes the calling thread only. Its effective uid, and so its
+// capabilities, stay root's.
+func setRealUID(uid int) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), ^uintptr(0), ^uintptr(0))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // dial connects from a namespace as a user; from may be empty.

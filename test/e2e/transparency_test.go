@@ -27,7 +27,7 @@ type take struct {
 }
 
 // backends are the redirects that every scene is played under.
-var backends = []string{"nftables", "iptables"}
+var backends = []string{"ebpf", "nftables", "iptables"}
 
 func scenes() []scene {
 	return []scene{

@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"github.com/tulle-mesh/tulle/cmd/tulle/host"
 	"github.com/tulle-mesh/tulle/cmd/tulle/network"
 	"github.com/tulle-mesh/tulle/cni/redirect"
+	"github.com/tulle-mesh/tulle/mesh"
 )
 
 func root(context.Context, *Config) []Result {
@@ -21,20 +23,48 @@ func root(context.Context, *Config) []Result {
 	return []Result{r}
 }
 
-// backends tells whether at least one way to redirect works.
+// backends tells which ways to redirect work, and that one at least does.
 func backends(context.Context, *Config) []Result {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	r := Result{Check: "kernel can redirect connections", Verdict: OK}
-	b, reason, err := redirect.Pick(redirect.Auto, nil)
-	if err != nil {
-		r.Verdict, r.Detail = Failed, err.Error()
-		r.Fix = "modprobe nf_tables nft_chain_nat nft_redir nft_masq, or install iptables; a kernel without either cannot run a mesh"
-		return []Result{r}
+	var results []Result
+	works := 0
+	for _, b := range redirect.Backends(nil) {
+		r := Result{Check: "kernel can redirect by " + b.Name(), Verdict: OK, Detail: merits[b.Name()]}
+		if err := probe(b); err != nil {
+			r.Verdict, r.Detail = Warning, err.Error()
+		} else {
+			works++
+		}
+		results = append(results, r)
 	}
-	r.Detail = b.Name() + ", " + reason
-	return []Result{r}
+	if works == 0 {
+		for i := range results {
+			results[i].Verdict = Failed
+		}
+		results[len(results)-1].Fix = "modprobe nf_tables nft_chain_nat nft_redir nft_masq, or install iptables; a kernel without either cannot run a mesh"
+	}
+	return results
+}
+
+// merits says what the user gets by a backend.
+var merits = map[string]string{
+	"ebpf":     "no address translation, no connection tracking, and applications see their clients' addresses",
+	"nftables": "applications see their proxy as the client",
+	"iptables": "applications see their proxy as the client",
+}
+
+// probe looks at what the kernel can do; what `tulle up` will do is not missing yet.
+func probe(b redirect.Backend) error {
+	if b.Name() != mesh.RedirectEBPF {
+		return b.Probe()
+	}
+	err := redirect.Node{}.Probe()
+	if errors.Is(err, redirect.ErrNoBPFFS) {
+		return nil
+	}
+	return err
 }
 
 func ipv6(context.Context, *Config) []Result {

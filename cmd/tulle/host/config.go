@@ -29,7 +29,7 @@ type Config struct {
 	// half, services in the high half.
 	Network4, Network6 netip.Prefix
 	Masquerade         bool   // let workloads reach what the host reaches
-	Redirect           string // backend: auto, nftables or iptables
+	Redirect           string // backend: auto, ebpf, nftables or iptables
 	Dashboard          string // address of the HTTP API and page
 	Version            string
 	Out                io.Writer // a line for each thing the user should know

@@ -39,6 +39,8 @@ type daemon struct {
 	journal   *journal.Journal
 	leftovers []*record // replicas of an earlier daemon that still run
 	backend   string    // of the redirect
+	reason    string    // why that one
+	filter    string    // backend of what the host itself needs: nftables or iptables
 	authority *identity.Authority
 	state     *discovery.State
 	catalog   *discovery.CatalogFile // nil: none
@@ -173,13 +175,67 @@ func (d *daemon) openState() error {
 }
 
 func (d *daemon) chooseBackend() error {
+	var unfit error // why it is not eBPF
+	if d.Redirect == redirect.Auto || d.Redirect == mesh.RedirectEBPF {
+		unfit = d.loadRedirect()
+	}
+	if unfit != nil && d.Redirect == mesh.RedirectEBPF {
+		return unfit
+	}
 	b, reason, err := redirect.Pick(d.Redirect, nil)
 	if err != nil {
-		return err
+		return errors.Join(err, unfit)
+	}
+	if unfit != nil {
+		reason = fmt.Sprintf("the best that works here: ebpf: %v", unfit)
 	}
 	d.Log.Info("redirect chosen", "backend", b.Name(), "reason", reason)
-	d.backend = b.Name()
+	d.backend, d.filter, d.reason = b.Name(), b.Name(), reason
+	if d.backend == mesh.RedirectEBPF && d.Masquerade {
+		if d.filter, err = redirect.Masquerader(); err != nil {
+			return command.WithHint(err, "to do without masquerading type: tulle up --no-masquerade")
+		}
+	}
 	return nil
+}
+
+// loadRedirect loads the eBPF programs, or exchanges those of an earlier version.
+func (d *daemon) loadRedirect() error {
+	node := redirect.Node{}
+	if err := node.Probe(); err != nil && !errors.Is(err, redirect.ErrNoBPFFS) {
+		return err
+	}
+	if !network.HasBPFFS() {
+		if err := d.journal.Record(journal.Change{Kind: journal.Mount, Name: network.BPFFS}); err != nil {
+			return err
+		}
+		if err := network.MountBPFFS(); err != nil {
+			return err
+		}
+	}
+	if err := d.journal.Record(journal.Change{Kind: journal.Redirect, Name: redirect.DefaultPins}); err != nil {
+		return err
+	}
+	return node.Load()
+}
+
+// collectInterval is how long what the kernel holds of an ended replica may outlive it.
+const collectInterval = 10 * time.Second
+
+// collect clears away what the redirect has of replicas that were killed, until ctx ends.
+func (d *daemon) collect(ctx context.Context) {
+	ticker := time.NewTicker(collectInterval)
+	defer ticker.Stop()
+	for {
+		if err := (redirect.Node{}).Collect(); err != nil {
+			d.Log.Error("cannot clear the redirect of replicas that are gone", "reason", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // compose makes the servers; nothing can be reached yet.
@@ -342,7 +398,7 @@ func (d *daemon) openFirewall() error {
 
 func (d *daemon) masquerade() error {
 	for _, c := range d.journal.Changes() { // of an earlier daemon with other flags
-		if c.Kind == journal.Masquerade && (!d.Masquerade || c.Name != d.backend) {
+		if c.Kind == journal.Masquerade && (!d.Masquerade || c.Name != d.filter) {
 			if err := network.Undo(c); err != nil {
 				return err
 			}
@@ -355,14 +411,14 @@ func (d *daemon) masquerade() error {
 	if err != nil {
 		return err
 	}
-	changes = append(changes, journal.Change{Kind: journal.Masquerade, Name: d.backend})
+	changes = append(changes, journal.Change{Kind: journal.Masquerade, Name: d.filter})
 	if err := d.journal.Record(changes...); err != nil {
 		return err
 	}
 	if err := network.Apply(changes); err != nil {
 		return command.WithHint(err, "to leave forwarding alone type: tulle up --no-masquerade")
 	}
-	return network.Masquerade{Backend: d.backend, Bridge: BridgeName, Networks: d.networks()}.Add()
+	return network.Masquerade{Backend: d.filter, Bridge: BridgeName, Networks: d.networks()}.Add()
 }
 
 // listen opens what is on the bridge.
@@ -405,6 +461,9 @@ func (d *daemon) serve(ctx context.Context) error {
 	run("name server", func() error { return d.dns.Run(background) })
 	run("state", func() error { return d.state.Run(background) })
 	run("lost replicas", func() error { d.leases.watchLost(background); return nil })
+	if d.backend == mesh.RedirectEBPF {
+		run("redirect", func() error { d.collect(background); return nil })
+	}
 	run("names", func() error {
 		if err := d.names.publish(background, d.RunDir); err != nil {
 			d.Log.Error("cannot write the names down", "reason", err) // they are for emergencies only
@@ -431,7 +490,7 @@ func (d *daemon) tellReady() {
 	for _, n := range d.networks() {
 		networks = append(networks, n.String())
 	}
-	say(d.Out, "up; network %s, redirect by %s, dashboard http://%s/", strings.Join(networks, " and "), d.backend, d.Dashboard)
+	say(d.Out, "up; network %s, redirect by %s (%s), dashboard http://%s/", strings.Join(networks, " and "), d.backend, d.reason, d.Dashboard)
 	if d.Ready != nil {
 		d.Ready()
 	}

@@ -27,6 +27,8 @@ const (
 	Sysctl     Kind = "sysctl"     // a value below /proc/sys was replaced
 	Masquerade Kind = "masquerade" // a backend's masquerade rules were added
 	Forward    Kind = "forward"    // accept rules were put into the host's own FORWARD chain
+	Redirect   Kind = "redirect"   // eBPF programs were pinned in a folder
+	Mount      Kind = "mount"      // a file system was mounted; unmounted if empty
 	Dir        Kind = "dir"        // a directory was made; removed if empty
 )
 

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/journal"
+	"github.com/tulle-mesh/tulle/cni/redirect"
 )
 
 // Undo takes one change of the host back. A change that was never made, or was
@@ -23,6 +24,10 @@ func Undo(c journal.Change) error {
 		return RemoveMasquerade(c.Name)
 	case journal.Forward:
 		return RemoveForward(c.Name)
+	case journal.Redirect:
+		return redirect.Node{Pins: c.Name}.Remove()
+	case journal.Mount:
+		return unmount(c.Name)
 	case journal.Dir:
 		err := ignoreMissing(os.Remove(c.Name))
 		if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EBUSY) {

@@ -20,6 +20,7 @@ import (
 	"github.com/tulle-mesh/tulle/cmd/tulle/dns"
 	"github.com/tulle-mesh/tulle/cmd/tulle/network"
 	"github.com/tulle-mesh/tulle/cni/redirect"
+	"github.com/tulle-mesh/tulle/mesh"
 )
 
 // Stdio is what a command reads and writes. Files are handed over as they are.
@@ -42,7 +43,8 @@ type replica struct {
 	log      *Log // of the proxy
 	ns       *network.Namespace
 	wire     network.Wire
-	aside    *network.Thread // the proxy's
+	backend  redirect.Backend // to Remove; nil: there is no need to
+	aside    *network.Thread  // the proxy's
 	proxy    *proxy
 	group    Cgroup
 	proxyPID atomic.Int64
@@ -159,6 +161,9 @@ func (r *replica) redirect() error {
 	backend, _, err := redirect.Pick(r.lease.Grant.Redirect, nil)
 	if err != nil {
 		return err
+	}
+	if backend.Name() == mesh.RedirectEBPF {
+		r.backend = backend // the others' rules go with the namespace
 	}
 	return backend.Apply(redirect.Rules{})
 }
@@ -377,6 +382,9 @@ func (r *replica) down() error {
 	}
 	if r.aside != nil {
 		r.aside.Close()
+	}
+	if r.backend != nil {
+		errs = append(errs, r.ns.Do(r.backend.Remove))
 	}
 	if r.ns != nil {
 		if r.wire.Link != "" {
