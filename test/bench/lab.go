@@ -50,6 +50,7 @@ func peerNames() []string {
 type rig struct {
 	peer    string
 	client  string          // the client's named network namespace
+	server  string          // the server's
 	doors   map[door]string // where the client dials, as host:port
 	roots   []int           // process ids as started: the client's side, the server's side
 	proxies []int           // the same with the processes that they have started
@@ -161,10 +162,12 @@ func (l *lab) build(ctx context.Context) ([]*rig, error) {
 // await returns once the rig has been seen to work, and sees which processes it
 // consists of.
 func (l *lab) await(ctx context.Context, r *rig) error {
-	// Connections that end quickly must not run out of ports.
-	err := command("ip", "netns", "exec", r.client, "sysctl", "-qw", "net.ipv4.tcp_tw_reuse=1", "net.ipv4.ip_local_port_range=20000 65000")
-	if err != nil {
-		return err
+	for _, ns := range []string{r.client, r.server} {
+		// Connections that end quickly must not run out of ports.
+		err := command("ip", "netns", "exec", ns, "sysctl", "-qw", "net.ipv4.tcp_tw_reuse=1", "net.ipv4.ip_local_port_range=20000 65000")
+		if err != nil {
+			return err
+		}
 	}
 	for d, addr := range r.doors {
 		err := patiently(ctx, 20*time.Second, func() error {
@@ -174,6 +177,7 @@ func (l *lab) await(ctx context.Context, r *rig) error {
 			return fmt.Errorf("%s: %w", d, err)
 		}
 	}
+	var err error
 	r.proxies, err = withChildren(r.roots)
 	return err
 }
@@ -248,7 +252,7 @@ func startDirect(_ context.Context, l *lab) (*rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{client: s.clientNS, doors: map[door]string{}}
+	r := &rig{client: s.clientNS, server: s.serverNS, doors: map[door]string{}}
 	for d, port := range backendPorts {
 		r.doors[d] = hostPort(s.serverAddr, port)
 	}

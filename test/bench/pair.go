@@ -98,7 +98,7 @@ func (p *pair) start(_ context.Context, l *lab) (*rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{client: s.clientNS, doors: map[door]string{}}
+	r := &rig{client: s.clientNS, server: s.serverNS, doors: map[door]string{}}
 	for d, port := range outPorts {
 		r.doors[d] = hostPort("127.0.0.1", port)
 		if p.redirect {

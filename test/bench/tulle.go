@@ -30,7 +30,7 @@ func startTulle(ctx context.Context, l *lab) (*rig, error) {
 	if _, err := l.start("tulle-client", tulle, "run", "client", "--", l.self, "idle"); err != nil {
 		return nil, err
 	}
-	r := &rig{client: "tulle-client-1", doors: map[door]string{}}
+	r := &rig{client: "tulle-client-1", server: "tulle-server-1", doors: map[door]string{}}
 	err := patiently(ctx, 20*time.Second, func() error { return l.findTulle(ctx, r) })
 	if err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, l.said("tulle"))
@@ -58,7 +58,7 @@ func (l *lab) findTulle(ctx context.Context, r *rig) error {
 		}
 	}
 	r.roots = nil
-	for _, ns := range []string{"tulle-client-1", "tulle-server-1"} {
+	for _, ns := range []string{r.client, r.server} {
 		pid, err := processIn(ns, "tulle-proxy")
 		if err != nil {
 			return err
