@@ -93,7 +93,7 @@ function Foot({ table }) {
   const coverage = table?.overview.coverage;
   return html`<footer>
     <span>
-      ${table && `Tulle ${table.about.version}, trust domain ${table.about.trust_domain}`}
+      ${table && html`Tulle <bdi>${table.about.version}</bdi>, trust domain <bdi>${table.about.trust_domain}</bdi>`}
       ${coverage?.other > 0 && `; ${coverage.other} edges beyond what is kept apart are counted as “other”`}
     </span>
     <span> <a href="/api/v1/openapi.yaml">API</a> · <a href=${licenses}>Licences</a> · keys: <kbd>?</kbd> </span>

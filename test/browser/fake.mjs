@@ -53,6 +53,8 @@ export const shop = {
     ["web", "cart", 40, { failing: 0.03 }],
     ["catalog", "redis", 450, { protocol: "tcp" }],
     ["cart", "redis", 60, { protocol: "tcp" }],
+    ["cart", "web", 4],
+    ["catalog", "catalog", 1],
     ["10.84.0.1", "web", 2, { source_kind: "host", security: "plaintext" }],
     ["web", "93.184.216.34:443", 0.3, { destination_kind: "outside", security: "plaintext", protocol: "tls" }],
   ],

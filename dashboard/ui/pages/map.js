@@ -6,7 +6,7 @@ import * as format from "../format.js";
 import { choose, to, toEdge, toService } from "../route.js";
 import { Choice, Empty, iconPath, isOpen, Section, Security } from "../parts/basics.js";
 import { edgeKey, edges } from "../parts/columns.js";
-import { graphOf, nodeHeight, place } from "../parts/graph.js";
+import { fitting, graphOf, nodeHeight, place } from "../parts/graph.js";
 import { Table } from "../parts/table.js";
 
 const colorings = { success: "Success", p99: "p99" };
@@ -197,10 +197,7 @@ function Node({ node, at, narrow, onFocus, onBlur }) {
     <title>${node.name}</title>
     <rect class="box" width=${at.width} height=${nodeHeight} rx="9" />
     <rect class="mark" x="7" y="10" width="4" height=${nodeHeight - 20} rx="2" />
-    <text class="name" x="20" y="21">${fitting(node.name, at.width)}</text>
+    <text class="name" x="20" y="21">${fitting(node.name)}</text>
     <text class="below" x="20" y="37">${below}</text>
   </a>`;
 }
-
-// fitting cuts a name that is longer than the widest box.
-const fitting = (name, width) => (width >= 220 && name.length > 25 ? `${name.slice(0, 24)}…` : name);

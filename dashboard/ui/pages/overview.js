@@ -72,18 +72,19 @@ function Tiles({ table }) {
     />
     <${Tile}
       name="Proxies"
-      of=${{ ...format.count(proxies), tone: lost ? "bad" : "" }}
+      of=${format.count(proxies)}
       href=${to("proxies")}
-      note=${lost ? `${lost} lost` : "all connected"}
+      note=${lost ? `${lost} lost` : proxies ? "all connected" : "none yet"}
+      alarm=${lost > 0}
     />
   </dl>`;
 }
 
-const Tile = ({ name, of, note, href, children }) =>
+const Tile = ({ name, of, note, href, alarm, children }) =>
   html`<a class="tile" href=${href}>
     <dt>${name}</dt>
     <dd><${Figure} of=${of} /></dd>
-    <dd class="note">${note}</dd>
+    <dd class=${`note ${alarm ? "bad" : ""}`}>${note}</dd>
     ${children}
   </a>`;
 

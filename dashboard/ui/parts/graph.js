@@ -4,6 +4,7 @@
 import { Graph, layout } from "../vendor/dagre.mjs";
 
 export const nodeHeight = 48;
+const loopHeight = 30; // of a call to oneself, below its box
 const label = { wide: { width: 132, height: 24 }, narrow: { width: 62, height: 24 } };
 
 const isMeshed = (kind) => kind === "workload" || kind === "service";
@@ -34,9 +35,20 @@ export function graphOf(table) {
 
 const pen = document.createElement("canvas").getContext("2d");
 
+const widest = 220;
+const around = 34; // px of a box beside its name
+
 function widthOf(name, least) {
   pen.font = "600 14px system-ui, sans-serif";
-  return Math.min(220, Math.max(least, Math.ceil(pen.measureText(name).width) + 34));
+  return Math.min(widest, Math.max(least, Math.ceil(pen.measureText(name).width) + around));
+}
+
+// fitting cuts a name that is longer than the widest box.
+export function fitting(name) {
+  if (widthOf(name, 0) < widest) return name;
+  let end = name.length;
+  while (end > 1 && widthOf(`${name.slice(0, end)}…`, 0) >= widest) end--;
+  return `${name.slice(0, end)}…`;
 }
 
 // place returns {width, height, nodes: Map of {x, y, width}, lines: Map of
@@ -52,12 +64,16 @@ export function place({ nodes, lines }, { narrow, labels }) {
     marginy: 14,
   });
   graph.setDefaultEdgeLabel(() => ({}));
-  for (const n of nodes) graph.setNode(n.id, { width: widthOf(n.name, narrow ? 104 : 150), height: nodeHeight });
-  for (const l of lines)
+  const calledByItself = new Set(lines.filter((l) => l.from === l.to).map((l) => l.from));
+  for (const n of nodes) {
+    const height = nodeHeight + (calledByItself.has(n.id) ? 2 * loopHeight : 0);
+    graph.setNode(n.id, { width: widthOf(n.name, narrow ? 104 : 150), height });
+  }
+  for (const l of lines.filter((l) => l.from !== l.to))
     graph.setEdge(l.from, l.to, labels ? { ...label[narrow ? "narrow" : "wide"], labelpos: "c" } : {}, l.key);
   layout(graph);
   const { width, height } = graph.graph();
-  const at = new Map(nodes.map((n) => [n.id, graph.node(n.id)]));
+  const at = new Map(nodes.map((n) => [n.id, { ...graph.node(n.id), height: nodeHeight }]));
   return {
     width: Math.max(1, width),
     height: Math.max(1, height),
@@ -93,6 +109,7 @@ function pathsOf(lines, nodes, routeOf, narrow) {
   };
   return new Map(
     lines.map((l) => {
+      if (l.from === l.to) return [l.key, below(nodes.get(l.from))];
       const route = routeOf(l);
       if (!forward(l)) return [l.key, loose(route)];
       const [start, end] = [port(l.from, l.key, true), port(l.to, l.key, false)];
@@ -118,7 +135,17 @@ function smooth(start, between, end, along, { x, y }) {
   return { path, ...spot };
 }
 
-// loose is for calls against the direction of the map, and to oneself.
+// below is for calls to oneself: a loop under the box.
+function below({ x, y, width, height }) {
+  const [left, right, bottom] = [x - width / 4, x + width / 4, y + height / 2];
+  return {
+    path: `M${right},${bottom} C${right},${bottom + loopHeight} ${left},${bottom + loopHeight} ${left},${bottom}`,
+    x,
+    y: bottom + 20,
+  };
+}
+
+// loose is for calls against the direction of the map.
 function loose({ points, x, y }) {
   let path = `M${text(points[0])}`;
   for (let i = 1; i < points.length - 1; i++) {
