@@ -111,13 +111,14 @@ func (p *pair) start(_ context.Context, l *lab) (*rig, error) {
 		}
 	}
 	for i, one := range p.sides(l, s) {
-		args, err := p.prepare(l, one)
+		name := p.name + "-" + one.Side
+		args, err := p.prepare(l, one, name)
 		if err != nil {
 			return nil, err
 		}
 		ns := []string{s.clientNS, s.serverNS}[i]
 		// ip turns into what it runs, so the pid is the proxy's.
-		cmd, err := l.start(p.name+"-"+one.Side, append([]string{"ip", "netns", "exec", ns}, args...)...)
+		cmd, err := l.start(name, append([]string{"ip", "netns", "exec", ns}, args...)...)
 		if err != nil {
 			return nil, err
 		}
@@ -126,13 +127,14 @@ func (p *pair) start(_ context.Context, l *lab) (*rig, error) {
 	return r, nil
 }
 
-// prepare writes a side's configuration, and returns the command that runs it.
-func (p *pair) prepare(l *lab, s *side) ([]string, error) {
+// prepare writes a side's configuration to a file of that name, and returns the
+// command that runs it.
+func (p *pair) prepare(l *lab, s *side, name string) ([]string, error) {
 	text, err := p.render(s)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.conf, err)
 	}
-	file := filepath.Join(l.dir, p.name+"-"+s.Side+filepath.Ext(p.conf))
+	file := filepath.Join(l.dir, name+filepath.Ext(p.conf))
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -151,7 +153,7 @@ func (p *pair) startUp(ctx context.Context, l *lab) (time.Duration, error) {
 		return 0, err
 	}
 	out := p.sides(l, s)[0]
-	args, err := (&pair{name: p.name + "-start", conf: p.conf, command: p.command}).prepare(l, out)
+	args, err := p.prepare(l, out, p.name+"-start")
 	if err != nil {
 		return 0, err
 	}

@@ -1,10 +1,13 @@
 package ends
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestBackendAnswersEachRequestOnce sends heads cut at every place.
@@ -165,16 +168,17 @@ func listen(t *testing.T, each func(net.Conn)) string {
 // relayed puts a relay before an address. It runs until the test's process ends.
 func relayed(t *testing.T, addr string) string {
 	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	r, err := newRelay([]string{"127.0.0.1:0=" + addr})
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := free.Addr().String()
-	free.Close()
-	r, err := newRelay([]string{at + "=" + addr})
-	if err != nil {
-		t.Fatal(err)
+	for listener := range r.dials {
+		at, err := unix.Getsockname(listener)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr = fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port)
 	}
 	go func() { _ = r.run() }()
-	return at
+	return addr
 }
