@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,9 @@ type Collector struct {
 	advanced time.Time
 	swept    time.Time
 	reports  uint64 // taken
+	unsaved  []*column
+
+	spool *spool // nil: the history is not kept; only save and its caller use it
 }
 
 type recordKey struct {
@@ -50,7 +54,8 @@ type recordKey struct {
 // errReplaced ends the stream of a proxy that another took over from.
 var errReplaced = status.Error(codes.Aborted, "another proxy of this workload has attached")
 
-// NewCollector returns an empty Collector.
+// NewCollector returns a Collector that has what Config.HistoryDir has, else
+// nothing.
 func NewCollector(config Config) (*Collector, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -66,6 +71,14 @@ func NewCollector(config Config) (*Collector, error) {
 	}
 	c.routes = newRoutes(c.taps)
 	c.open = sliceAt(c.began)
+	if config.HistoryDir != "" {
+		next, err := c.history.load(config.HistoryDir, c.open, config.Log)
+		if err != nil {
+			return nil, err
+		}
+		c.open = max(c.open, next)
+		c.spool = &spool{dir: config.HistoryDir}
+	}
 	c.inventory.Store(&tullev1.ListResponse{})
 	c.changes.add(c.began, Change{Kind: controlStarted, Good: true, Text: "the control plane has started"})
 	return c, nil
@@ -323,8 +336,37 @@ func (c *Collector) closeLocked(n int64) {
 			}
 		}
 	}
-	c.history.push(newColumn(n, 1, amounts))
+	column := newColumn(n, 1, amounts)
+	c.history.push(column)
+	if c.spool != nil {
+		c.unsaved = append(c.unsaved, column)
+	}
 	c.changes.seeSlice(n, services)
+}
+
+// save appends to the files what is not in them yet. One goroutine at a time
+// may call it.
+func (c *Collector) save() {
+	if c.spool == nil {
+		return
+	}
+	c.mu.Lock()
+	columns, keys := c.unsaved, slices.Clone(c.history.keys)
+	c.unsaved = nil
+	c.mu.Unlock()
+	if err := c.spool.write(columns, keys, time.Now()); err != nil {
+		c.config.Log.Warn("the history is not kept", "reason", err)
+		_ = c.spool.close() // another file may go better
+	}
+}
+
+func (c *Collector) endSaving() error {
+	if c.spool == nil {
+		return nil
+	}
+	c.Observe(nil, nil) // closes the slices that are whole
+	c.save()
+	return c.spool.close()
 }
 
 // allLocked returns the records, also those of which only totals are left.

@@ -34,6 +34,11 @@ type HandlerConfig struct {
 	// read the API by pointing its own name at this address (DNS rebinding).
 	Hosts []string
 
+	// Prometheus is the address of a server that scrapes the proxies, such as
+	// http://127.0.0.1:9090: series and heat maps then come from there; "": from
+	// the last hour, which the Collector keeps.
+	Prometheus string
+
 	URL         string // where a browser finds the page, for `tulle dashboard`; "": nowhere
 	Version     string
 	TrustDomain string
@@ -44,6 +49,9 @@ func (c HandlerConfig) Validate() error {
 	if c.Collector == nil {
 		return errors.New("dashboard: HandlerConfig.Collector is required")
 	}
+	if c.Prometheus != "" {
+		return CheckPrometheus(c.Prometheus)
+	}
 	return nil
 }
 
@@ -53,6 +61,7 @@ type Site struct {
 	config  HandlerConfig
 	handler http.Handler
 	streams chan struct{} // a slot for each open stream
+	archive *archive      // nil: the Collector's history
 
 	mu     sync.Mutex // guards frames
 	frames map[Window]*frame
@@ -68,6 +77,9 @@ func Handler(config HandlerConfig) (*Site, error) {
 		return nil, err
 	}
 	h := &Site{config: config, streams: make(chan struct{}, maxStreams), frames: map[Window]*frame{}}
+	if config.Prometheus != "" {
+		h.archive = newArchive(config.Prometheus)
+	}
 	mux := http.NewServeMux()
 	for name, view := range map[string]func(*tables) any{
 		"services":  func(t *tables) any { return t.serviceRows() },
@@ -102,7 +114,7 @@ func (h *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.handler.Ser
 const observeEvery = 2 * time.Second
 
 // Run keeps an eye on the mesh until ctx ends, so that changes are noticed
-// while nobody looks.
+// while nobody looks, and writes the history down.
 func (h *Site) Run(ctx context.Context) error {
 	tick := time.NewTicker(observeEvery)
 	defer tick.Stop()
@@ -112,9 +124,10 @@ func (h *Site) Run(ctx context.Context) error {
 			inventory = nil // the next look will tell
 		}
 		h.config.Collector.Observe(inventory, h.roots())
+		h.config.Collector.save()
 		select {
 		case <-ctx.Done():
-			return nil
+			return h.config.Collector.endSaving()
 		case <-tick.C:
 		}
 	}
@@ -245,6 +258,10 @@ func (h *Site) serveSeries(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	if h.archive != nil {
+		answerFrom(w, func() (Series, error) { return h.archive.series(r.Context(), of, window) })
+		return
+	}
 	writeJSON(w, http.StatusOK, h.config.Collector.timeline(of, time.Duration(window), stepOf(window, mostPoints)).series(window))
 }
 
@@ -253,7 +270,20 @@ func (h *Site) serveHeatmap(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	if h.archive != nil {
+		answerFrom(w, func() (Heatmap, error) { return h.archive.heatmap(r.Context(), of, window) })
+		return
+	}
 	writeJSON(w, http.StatusOK, h.config.Collector.timeline(of, time.Duration(window), stepOf(window, mostColumns)).heatmap(window))
+}
+
+func answerFrom[T any](w http.ResponseWriter, ask func() (T, error)) {
+	answer, err := ask()
+	if err != nil {
+		writeError(w, http.StatusBadGateway, err.Error())
+		return
+	}
+	writeJSON(w, http.StatusOK, answer)
 }
 
 func askTimeline(w http.ResponseWriter, r *http.Request) (of subject, window Window, ok bool) {
@@ -324,7 +354,11 @@ func (h *Site) serveAbout(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Site) about() About {
-	return About{Version: h.config.Version, TrustDomain: h.config.TrustDomain, URL: h.config.URL, Started: stamp(h.config.Collector.began), SeriesFrom: fromHistory}
+	about := About{Version: h.config.Version, TrustDomain: h.config.TrustDomain, URL: h.config.URL, Started: stamp(h.config.Collector.began), SeriesFrom: fromHistory}
+	if h.archive != nil {
+		about.SeriesFrom = fromPrometheus
+	}
+	return about
 }
 
 func writeJSON(w http.ResponseWriter, status int, value any) {

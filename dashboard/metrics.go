@@ -132,7 +132,7 @@ func (h *Site) serveTargets(w http.ResponseWriter, r *http.Request) {
 		if p.session != 0 && p.address != "" {
 			targets = append(targets, Target{
 				Targets: []string{net.JoinHostPort(p.address, proxyMetricsPort)},
-				Labels:  map[string]string{"workload": p.workload, "service_of": p.id.Account, "namespace": p.id.Namespace},
+				Labels:  map[string]string{"namespace": p.id.Namespace},
 			})
 		}
 	}

@@ -12,7 +12,8 @@ import (
 // figures and health. Nothing can be changed through it.
 func (p *Proxy) adminServer() *http.Server {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&collector{p})
+	self := prometheus.Labels{"workload": p.config.Workload, "workload_service": p.config.Service}
+	prometheus.WrapRegistererWith(self, registry).MustRegister(&collector{p})
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("live\n")) })

@@ -53,9 +53,10 @@ func TestMetricsAreWellFormed(t *testing.T) {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
 	for _, want := range []string{
-		`tulle_requests_total{direction="outbound",outcome="success",peer_address="10.84.0.3:80",peer_identity="",peer_workload="",protocol="http/1",security="mtls",service="db"} 34`,
-		`tulle_responses_total{direction="outbound",peer_address="10.84.0.3:80",peer_identity="",peer_workload="",protocol="http/1",security="mtls",service="db",status="201"} 50`,
-		"tulle_accepted_connections 0", "tulle_watched_destinations 0", "tulle_certificate_not_after_seconds ",
+		`tulle_requests_total{direction="outbound",outcome="success",peer_address="10.84.0.3:80",peer_identity="",peer_workload="",protocol="http/1",security="mtls",service="db",workload="web-1",workload_service="web"} 34`,
+		`tulle_responses_total{direction="outbound",peer_address="10.84.0.3:80",peer_identity="",peer_workload="",protocol="http/1",security="mtls",service="db",status="201",workload="web-1",workload_service="web"} 50`,
+		`tulle_accepted_connections{workload="web-1",workload_service="web"} 0`, `tulle_watched_destinations{workload="web-1",workload_service="web"} 0`,
+		`tulle_certificate_not_after_seconds{workload="web-1",workload_service="web"} `,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%s is missing in\n%s", want, text)

@@ -63,6 +63,8 @@ func parseUp(env *command.Env, args []string) (c host.Config, detach, background
 	noMasquerade := f.Bool("no-masquerade", false, "leave forwarding alone: workloads reach only each other and this host")
 	backend := f.String("redirect", "auto", "redirect by `BACKEND`: auto, ebpf, nftables or iptables")
 	dashboard := f.String("dashboard", "127.0.0.1:4180", "serve the dashboard at `ADDRESS`")
+	history := f.String("history", "", "keep the dashboard's last hour in `DIR` over a restart")
+	prometheus := f.String("prometheus", "", "draw series from the Prometheus at `URL`, which scrapes the proxies")
 	verbose := f.Bool("verbose", false, "log more")
 	operands, err := f.Parse(env, args)
 	if err != nil {
@@ -77,7 +79,7 @@ func parseUp(env *command.Env, args []string) (c host.Config, detach, background
 	}
 	c = host.Config{
 		RunDir: *run, StateDir: *state, Catalog: *catalog, Masquerade: !*noMasquerade, Redirect: *backend,
-		Dashboard: *dashboard, Version: version, Out: env.Stdout,
+		Dashboard: *dashboard, History: *history, Prometheus: *prometheus, Version: version, Out: env.Stdout,
 		Log: slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: level})),
 	}
 	for _, n := range []struct {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 
+	"github.com/tulle-mesh/tulle/dashboard"
 	"github.com/tulle-mesh/tulle/mesh"
 )
 
@@ -31,6 +32,8 @@ type Config struct {
 	Masquerade         bool   // let workloads reach what the host reaches
 	Redirect           string // backend: auto, ebpf, nftables or iptables
 	Dashboard          string // address of the HTTP API and page
+	History            string // directory that keeps the dashboard's last hour; "": none does
+	Prometheus         string // server that scrapes the proxies; "": none does
 	Version            string
 	Out                io.Writer // a line for each thing the user should know
 	Log                *slog.Logger
@@ -53,6 +56,11 @@ func (c *Config) Validate() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Dashboard); err != nil {
 		errs = append(errs, fmt.Errorf("--dashboard %s: must be ADDRESS:PORT, such as 127.0.0.1:4180", c.Dashboard))
+	}
+	if c.Prometheus != "" {
+		if err := dashboard.CheckPrometheus(c.Prometheus); err != nil {
+			errs = append(errs, fmt.Errorf("--prometheus %w", err))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -249,7 +249,7 @@ func (d *daemon) compose() error {
 	for _, n := range d.networks() {
 		gateways = append(gateways, gateway(n).Addr())
 	}
-	collector, err := dashboard.NewCollector(dashboard.Config{PeerID: peerID, HostAddresses: gateways, Log: d.Log})
+	collector, err := dashboard.NewCollector(dashboard.Config{PeerID: peerID, HostAddresses: gateways, HistoryDir: d.History, Log: d.Log})
 	if err != nil {
 		return err
 	}
@@ -269,8 +269,9 @@ func (d *daemon) compose() error {
 		Inventory: func(ctx context.Context) (*tullev1.ListResponse, error) {
 			return d.leases.List(ctx, &tullev1.ListRequest{})
 		},
-		Roots: func() []*x509.Certificate { return d.authority.Roots().Certificates },
-		URL:   "http://" + d.Dashboard + "/", Version: d.Version, TrustDomain: TrustDomain,
+		Roots:      func() []*x509.Certificate { return d.authority.Roots().Certificates },
+		Prometheus: d.Prometheus,
+		URL:        "http://" + d.Dashboard + "/", Version: d.Version, TrustDomain: TrustDomain,
 	})
 	if err != nil {
 		return err
