@@ -27,7 +27,7 @@ type h2App struct {
 
 // http2 forwards streams to the application; over is the client's TLS, or nil.
 func (in *inbound) http2(ctx context.Context, over *mtls.Conn) {
-	t, err := in.dialApp(ctx)
+	t, err := in.dialApp(ctx, in.vouched(in.client.Addr))
 	if err != nil {
 		in.noApp(err)
 		return

@@ -169,7 +169,7 @@ func (s *streams) serve() (parked bool) {
 
 // open connects the stream to the application.
 func (s *streams) open() (err error) {
-	if s.app, err = s.dialApp(s.ctx); err != nil {
+	if s.app, err = s.dialApp(s.ctx, s.vouched(s.x.Client.Addr)); err != nil {
 		s.x.Outcome = outcomeOf(err)
 		_ = s.conn.Refuse()
 		return err
@@ -228,7 +228,7 @@ func (s *streams) resume() {
 // opaque forwards the bytes of a client without identity.
 func (in *inbound) opaque(ctx context.Context, proto mesh.Protocol) {
 	x, e := in.begin(proto), in.edge(proto)
-	app, err := in.dialApp(ctx)
+	app, err := in.dialApp(ctx, in.client.Addr)
 	if err != nil {
 		in.conn.Reset()
 		x.Outcome = outcomeOf(err)
@@ -244,7 +244,7 @@ func (in *inbound) opaque(ctx context.Context, proto mesh.Protocol) {
 // race opens the application for a silent client and lets whoever speaks first decide.
 func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 	x := in.begin(mesh.TCP)
-	app, err := in.dialApp(ctx)
+	app, err := in.dialApp(ctx, in.client.Addr)
 	if err != nil {
 		in.conn.Reset()
 		x.Outcome = outcomeOf(err)
@@ -273,11 +273,12 @@ func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 	return sniff.More, nil
 }
 
-// dialApp connects to the application. One that listens in the other family
-// only is reached, too: clients turn to another address when they are refused,
-// but the proxy has accepted them before it can know.
-func (in *inbound) dialApp(ctx context.Context) (*tcp.Conn, error) {
-	app, err := tcp.Dial(ctx, in.app)
+// dialApp connects to the application, which is shown the client if the kernel
+// can. One that listens in the other family only is reached, too: clients turn to
+// another address when they are refused, but the proxy has accepted them before
+// it can know.
+func (in *inbound) dialApp(ctx context.Context, client netip.AddrPort) (*tcp.Conn, error) {
+	app, err := in.proxy.dialFor(ctx, client, in.app)
 	if err == nil || !errors.Is(err, syscall.ECONNREFUSED) {
 		return app, err
 	}
@@ -345,7 +346,7 @@ func (t *toApp) session(ctx context.Context, _ int, a age) (*session, error) {
 		}
 		s.close()
 	}
-	app, err := t.dialApp(ctx)
+	app, err := t.dialApp(ctx, t.vouched(t.client.Addr))
 	if err != nil {
 		return nil, err
 	}

@@ -84,6 +84,8 @@ type Proxy struct {
 	hangups   *hangups
 	conns     tracker
 	own       []netip.Addr // addresses of the workload; constant once running
+
+	showsClients bool // to applications; constant once running
 }
 
 // New returns a proxy that is ready to Run.
@@ -128,6 +130,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if p.hangups, err = newHangups(); err != nil {
 		return err
 	}
+	p.announceClients()
 	listeners, err := p.listen(ctx)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ package tcp
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -302,6 +303,54 @@ func newDialer() *net.Dialer {
 
 // Dial connects to addr within 5 s.
 func Dial(ctx context.Context, addr netip.AddrPort) (*Conn, error) {
+	return dial(ctx, dialer, addr)
+}
+
+// DialFor is Dial on behalf of a client whose address addr's application is to
+// be shown; it works where CanDialFor says so. Client and addr are of one family.
+func DialFor(ctx context.Context, client, addr netip.AddrPort) (*Conn, error) {
+	d := *dialer
+	d.LocalAddr = net.TCPAddrFromAddrPort(client)
+	d.Control = func(network, address string, raw syscall.RawConn) error {
+		return errors.Join(control(network, address, raw), bindLate(raw))
+	}
+	return dial(ctx, &d, addr)
+}
+
+// bindLate leaves the choice of a port to connect, which knows the destination:
+// there are as many ports as there are for a socket that was not bound (ip(7)).
+func bindLate(raw syscall.RawConn) error {
+	var err error
+	if cerr := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	}); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// hopSource is where the eBPF redirect has connections on behalf of clients come
+// from; see bpf/redirect.c.
+var hopSource = netip.MustParsePrefix("127.84.0.0/16")
+
+// CanDialFor tells whether the kernel takes a bind to a foreign address for what
+// DialFor means by it.
+func CanDialFor() bool {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(s) }()
+	foreign := &unix.SockaddrInet4{Addr: [4]byte{192, 0, 2, 1}, Port: 1} // RFC 5737
+	if unix.SetsockoptInt(s, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) != nil || unix.Bind(s, foreign) != nil {
+		return false
+	}
+	name, err := unix.Getsockname(s)
+	bound, ok := name.(*unix.SockaddrInet4)
+	return err == nil && ok && hopSource.Contains(netip.AddrFrom4(bound.Addr))
+}
+
+func dial(ctx context.Context, dialer *net.Dialer, addr netip.AddrPort) (*Conn, error) {
 	// On a stack of its own: it needs some KiB, which the caller's goroutine
 	// would keep for the life of the connection.
 	done := make(chan dialled, 1)
