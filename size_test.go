@@ -32,9 +32,12 @@ func TestBinaries(t *testing.T) {
 	}
 }
 
+// buildTags are those of the justfile's goflags.
+const buildTags = "-tags=grpcnotrace"
+
 func checkBinary(t *testing.T, p pkg, golden string) {
 	built := filepath.Join(t.TempDir(), "binary")
-	command(t, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", built, p.ImportPath)
+	command(t, "go", "build", "-buildvcs=false", "-trimpath", buildTags, "-ldflags=-s -w", "-o", built, p.ImportPath)
 	info, err := os.Stat(built)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +71,7 @@ func checkBinary(t *testing.T, p pkg, golden string) {
 // linked returns the sorted packages of a binary, the standard library left out.
 func linked(t *testing.T, p pkg) []string {
 	t.Helper()
-	out := command(t, "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", p.ImportPath)
+	out := command(t, "go", "list", buildTags, "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", p.ImportPath)
 	names := strings.Fields(string(out))
 	slices.Sort(names)
 	return names

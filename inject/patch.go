@@ -50,6 +50,10 @@ func (c Config) Patch(object []byte, from Origin) (Result, error) {
 	if len(p.Spec.Containers) == 0 {
 		return Result{}, errors.New("not a pod: it has no containers")
 	}
+	nameless := p.Metadata == nil // a template may be
+	if nameless {
+		p.Metadata = &metadata{}
+	}
 	o := p.controller()
 	result := Result{Owner: Owner{o.APIVersion, o.Kind, o.Name, o.UID}}
 	if p.has(cluster.ProxyContainer) {
@@ -68,7 +72,10 @@ func (c Config) Patch(object []byte, from Origin) (Result, error) {
 	if err := c.check(&p, s); err != nil {
 		return result, err
 	}
-	result.Patch = c.patch(&p, s, from)
+	if nameless {
+		result.Patch = append(result.Patch, Operation{Op: "add", Path: "/metadata", Value: map[string]string{}})
+	}
+	result.Patch = append(result.Patch, c.patch(&p, s, from)...)
 	return result, nil
 }
 

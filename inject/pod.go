@@ -9,15 +9,8 @@ import (
 
 // pod is what has to be read of a pod, or of a template of pods.
 type pod struct {
-	Metadata struct {
-		Name            string            `json:"name"`
-		GenerateName    string            `json:"generateName"`
-		Namespace       string            `json:"namespace"`
-		Labels          map[string]string `json:"labels"`
-		Annotations     map[string]string `json:"annotations"`
-		OwnerReferences []owner           `json:"ownerReferences"`
-	} `json:"metadata"`
-	Spec struct {
+	Metadata *metadata `json:"metadata"`
+	Spec     struct {
 		HostNetwork     bool                   `json:"hostNetwork"`
 		OS              *struct{ Name string } `json:"os"`
 		SecurityContext *securityContext       `json:"securityContext"`
@@ -25,6 +18,14 @@ type pod struct {
 		Containers      []podContainer         `json:"containers"`
 		Volumes         []json.RawMessage      `json:"volumes"`
 	} `json:"spec"`
+}
+
+type metadata struct {
+	Name            string            `json:"name"`
+	GenerateName    string            `json:"generateName"`
+	Labels          map[string]string `json:"labels"`
+	Annotations     map[string]string `json:"annotations"`
+	OwnerReferences []owner           `json:"ownerReferences"`
 }
 
 type owner struct {
