@@ -152,7 +152,7 @@ func (c Config) arguments(s settings, workload string, probes []probe) []string 
 	}
 	redirect := "init"
 	if c.CNI {
-		redirect = "cni"
+		redirect = mesh.RedirectCNI
 	}
 	args := []string{
 		"-workload=$(POD_NAME)",

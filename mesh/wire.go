@@ -20,6 +20,10 @@ const ProxyUID = 2102
 // application can be shown the client's address.
 const RedirectEBPF = "ebpf"
 
+// RedirectCNI says that the node's agent has set the redirect up: which one it
+// chose there is not known to who starts the proxy.
+const RedirectCNI = "cni"
+
 // ALPN protocol names of mesh connections: they tell the inbound proxy what is
 // inside, so that it never sniffs traffic of the mesh.
 const (
