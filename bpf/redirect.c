@@ -41,16 +41,15 @@ struct address {
 
 #define MAPPED bpf_htonl(0xffff)
 
-// Hops from a proxy to its application come from 127.84.0.0/24. No application
-// binds there, loopback ports in TIME_WAIT can be used again, and there are 256
-// times as many of them.
+// IPv4 hops from a proxy to its application come from 127.84.0.0/24. No
+// application binds there, loopback ports in TIME_WAIT can be used again, and there
+// are 256 times as many of them.
 #define HOP_SOURCE 0x7f540000
 #define HOP_MASK 0xffff0000
 
 // Whoever cannot be shown is shown as somebody in a network for documentation
-// (RFC 5737, RFC 3849), and never as localhost, which applications trust.
-#define UNKNOWN4 0xc0000201 // 192.0.2.1
-#define UNKNOWN6 0x20010db8 // 2001:db8::1
+// (RFC 5737), and never as localhost, which applications trust.
+#define UNKNOWN 0xc0000201 // 192.0.2.1
 
 // A meshed network namespace.
 struct namespace {
@@ -236,13 +235,6 @@ static __always_inline void set_user_address(struct bpf_sock_addr *ctx, int v6, 
 	STORE(ctx, user_ip6[3], a->word[3]);
 }
 
-static __always_inline struct address localhost4(__u32 ip4, int v6, int want4)
-{
-	if (!v6 || want4)
-		return mapped(bpf_htonl(ip4));
-	return (struct address){{0, 0, 0, bpf_htonl(1)}};
-}
-
 // ---- outbound: connect ----
 
 // A socket that is used again, for another connection that is not redirected,
@@ -321,8 +313,10 @@ static __always_inline int outbound(struct bpf_sock_addr *ctx, int v6)
 	int to4 = is_mapped(&to);
 	keep_source(ctx, n, v6, to4);
 	// All connections of a namespace have one destination now; 64 of them have
-	// ports enough.
-	struct address proxy = localhost4(0x7f000001 + (bpf_get_prandom_u32() & 63), v6, to4);
+	// ports enough. IPv6 has but one.
+	struct address proxy = {{0, 0, 0, bpf_htonl(1)}};
+	if (to4)
+		proxy = mapped(bpf_htonl(0x7f000001 + (bpf_get_prandom_u32() & 63)));
 	set_user_address(ctx, v6, &proxy);
 	ctx->user_port = bpf_htons(n->outbound_port);
 	return ALLOW;
@@ -362,7 +356,12 @@ static __always_inline int claim(struct bpf_sock_addr *ctx, int v6)
 	note->address = client;
 	note->port = ctx->user_port;
 	note->role = CLAIM;
-	struct address source = localhost4(HOP_SOURCE + (bpf_get_prandom_u32() & 0xff), v6, is_mapped(&client));
+	// IPv6 has one loopback address only, and nobody who calls an own address from
+	// it is ever refused: the kernel finds no route for its RST. So the kernel
+	// chooses, and takes an own address.
+	struct address source = {};
+	if (is_mapped(&client))
+		source = mapped(bpf_htonl(HOP_SOURCE + (bpf_get_prandom_u32() & 0xff)));
 	set_user_address(ctx, v6, &source);
 	ctx->user_port = 0;
 	return ALLOW;
@@ -513,17 +512,9 @@ static __always_inline int peer_name(struct bpf_sock_addr *ctx, int v6)
 		return name(ctx, v6, note);
 	// A hop of the proxy whose note is lost.
 	struct address peer = user_address(ctx, v6);
-	if (is_mapped(&peer)) {
-		if ((peer.word[3] & bpf_htonl(HOP_MASK)) == bpf_htonl(HOP_SOURCE) && is_meshed(ctx)) {
-			peer.word[3] = bpf_htonl(UNKNOWN4);
-			set_user_address(ctx, v6, &peer);
-		}
-	} else if (is_loopback(&peer) && peer.word[3]) {
-		// ::1 calling another address than ::1: only such a hop does.
-		volatile __u32 *own = sk->src_ip6;
-		__u32 a = own[0], b = own[1];
-		if ((a || b) && is_meshed(ctx))
-			STORE(ctx, user_ip6[0], bpf_htonl(UNKNOWN6));
+	if (is_mapped(&peer) && (peer.word[3] & bpf_htonl(HOP_MASK)) == bpf_htonl(HOP_SOURCE) && is_meshed(ctx)) {
+		peer.word[3] = bpf_htonl(UNKNOWN);
+		set_user_address(ctx, v6, &peer);
 	}
 	return ALLOW;
 }
