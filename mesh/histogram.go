@@ -46,22 +46,37 @@ func BucketBounds(i int) (low, high time.Duration) {
 }
 
 // Histogram counts durations; many goroutines may Record and read at once.
-// The zero value is empty.
+// The zero value is empty. What is counted together lies in few powers of two,
+// so memory is taken by these: 256 bytes each, where all would take 6 KB.
 type Histogram struct {
-	counts [Buckets]atomic.Uint64
+	powers [Buckets/subCount + 1]atomic.Pointer[[subCount]atomic.Uint64]
 	sum    atomic.Uint64 // microseconds
 }
 
-// Record counts one duration. It does not allocate.
+// Record counts one duration. It allocates for the first one in a power of two.
 func (h *Histogram) Record(d time.Duration) {
-	h.counts[BucketOf(d)].Add(1)
+	i := BucketOf(d)
+	power := &h.powers[i/subCount]
+	counts := power.Load()
+	if counts == nil {
+		power.CompareAndSwap(nil, new([subCount]atomic.Uint64))
+		counts = power.Load()
+	}
+	counts[i%subCount].Add(1)
 	h.sum.Add(uint64(max(d, 0)) / 1000)
 }
 
 // Snapshot copies the counts into dst and returns the sum of all durations.
 func (h *Histogram) Snapshot(dst *[Buckets]uint64) (sum time.Duration) {
-	for i := range h.counts {
-		dst[i] = h.counts[i].Load()
+	clear(dst[:])
+	for p := range h.powers {
+		counts := h.powers[p].Load()
+		if counts == nil {
+			continue
+		}
+		for i := range min(subCount, Buckets-p*subCount) {
+			dst[p*subCount+i] = counts[i].Load()
+		}
 	}
 	return time.Duration(h.sum.Load()) * time.Microsecond
 }

@@ -19,11 +19,12 @@ const stackHalvings = 3
 // free heap, and the pages of the program's text that only starting up touched.
 // Text comes back from the page cache, a minor fault per 64 KiB, when it is needed.
 func trimMemory() {
+	text := textMappings()
 	for range stackHalvings {
 		runtime.GC()
 	}
 	debug.FreeOSMemory()
-	for _, m := range textMappings() {
+	for _, m := range text {
 		// Failing leaves the pages where they are, no more.
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.start, m.end-m.start, unix.MADV_DONTNEED)
 	}

@@ -38,32 +38,35 @@ type edge struct {
 	sent     atomic.Uint64
 	received atomic.Uint64
 	outcomes [outcomes]atomic.Uint64
-	statuses atomic.Pointer[statuses] // nil before the first one
+	statuses [lastStatus/100 + 1]atomic.Pointer[statuses] // by hundreds, nil before the first one
 	latency  mesh.Histogram
 }
 
-// statuses counts HTTP answers by status, from firstStatus on.
-type statuses [lastStatus - firstStatus + 1]atomic.Uint64
+// statuses counts HTTP answers by the last two digits of their status.
+type statuses [100]atomic.Uint64
 
 // status returns the counter of an HTTP status.
 func (e *edge) status(code int) *atomic.Uint64 {
-	s := e.statuses.Load()
+	class := &e.statuses[code/100]
+	s := class.Load()
 	if s == nil {
-		e.statuses.CompareAndSwap(nil, &statuses{})
-		s = e.statuses.Load()
+		class.CompareAndSwap(nil, &statuses{})
+		s = class.Load()
 	}
-	return &s[code-firstStatus]
+	return &s[code%100]
 }
 
 // eachStatus calls f for every status that was counted.
 func (e *edge) eachStatus(f func(code int, n uint64)) {
-	s := e.statuses.Load()
-	if s == nil {
-		return
-	}
-	for i := range s {
-		if n := s[i].Load(); n > 0 {
-			f(firstStatus+i, n)
+	for class := range e.statuses {
+		s := e.statuses[class].Load()
+		if s == nil {
+			continue
+		}
+		for i := range s {
+			if n := s[i].Load(); n > 0 {
+				f(class*100+i, n)
+			}
 		}
 	}
 }

@@ -38,8 +38,10 @@ func TestEdgesAreCountedTogether(t *testing.T) {
 	if sum := tcp.latency.Snapshot(&counts); sum != time.Millisecond {
 		t.Errorf("a connection counted as %v, want the time to connect", sum)
 	}
-	if tcp.statuses.Load() != nil {
-		t.Error("a connection without HTTP pays for its statuses")
+	for class := range tcp.statuses {
+		if tcp.statuses[class].Load() != nil {
+			t.Error("a connection without HTTP pays for its statuses")
+		}
 	}
 }
 

@@ -34,8 +34,8 @@ func inherited(fd int, name string) (*os.File, error) {
 type tokenSource struct {
 	mu    sync.Mutex // serialises get
 	file  *os.File
-	lines *bufio.Reader
-	owed  bool // an answer is due to somebody who has given up
+	lines *bufio.Reader // nil while no answer is due: hours pass between two
+	owed  bool          // an answer is due to somebody who has given up
 }
 
 // tokens returns what gets a join token from the parent on fd.
@@ -44,8 +44,7 @@ func tokens(fd int) (func(context.Context) (string, error), error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &tokenSource{file: file, lines: bufio.NewReaderSize(file, maxToken)}
-	return s.get, nil
+	return (&tokenSource{file: file}).get, nil
 }
 
 var errNoParent = errors.New("whoever started this proxy is gone, and with it the join tokens")
@@ -78,6 +77,9 @@ func (s *tokenSource) get(ctx context.Context) (string, error) {
 // away: when it is back, a hundred tokens would be no better than one. An answer
 // that came long ago is a token that has run out, and costs one attempt.
 func (s *tokenSource) ask() (string, error) {
+	if s.lines == nil {
+		s.lines = bufio.NewReaderSize(s.file, maxToken)
+	}
 	if !s.owed {
 		if _, err := io.WriteString(s.file, "token\n"); err != nil {
 			return "", err
@@ -89,7 +91,11 @@ func (s *tokenSource) ask() (string, error) {
 		return "", err
 	}
 	s.owed = false
-	return strings.TrimSpace(string(line)), nil
+	token := strings.TrimSpace(string(line))
+	if s.lines.Buffered() == 0 {
+		s.lines = nil
+	}
+	return token, nil
 }
 
 // readiness returns what tells the parent on fd, once, that traffic is served.
