@@ -60,7 +60,7 @@ function connect() {
 
 // pace is how long, in ms, news stays before it is drawn anew: to draw a large
 // mesh costs more, and its figures do not change faster.
-const pace = ({ edges }) => Math.min(5, Math.max(1, Math.round(edges.length / 50))) * 1000 - 500;
+const pace = ({ edges }) => Math.min(5, Math.max(1, Math.round(edges.length / 40))) * 1000 - 500;
 
 // watch notices a control plane that is silent though its connection is open.
 function watch() {

@@ -44,6 +44,7 @@ func TestBrowser(t *testing.T) {
 	cmd := exec.CommandContext(ctx, "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
 		"sh", "-c", onAHostOfItsOwn, "sh", "node", "--test", "--test-reporter=spec", "dashboard.test.mjs")
 	cmd.Env = append(os.Environ(), "TULLE_BIN="+bin)
+	cmd.WaitDelay = 10 * time.Second // for what still holds the pipe when all is killed
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -150,7 +150,9 @@ export class Stage {
 }
 
 export async function startBrowser() {
-  const quiet = ["gpu", "quic", "background-networking", "component-update", "sync"].map((what) => `--disable-${what}`);
+  const quiet = ["gpu", "dev-shm-usage", "quic", "background-networking", "component-update", "sync"].map(
+    (what) => `--disable-${what}`,
+  );
   return chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--no-first-run", ...quiet] });
 }
 

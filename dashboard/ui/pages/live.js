@@ -1,14 +1,14 @@
 // Requests as they happen. Watching makes every proxy send more, so it goes on
 // only while this page is open and not paused.
 
-import { html, useEffect, useRef, useState } from "../html.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../html.js";
 import * as format from "../format.js";
 import { choose, go, to, toEdge, toService } from "../route.js";
 import { Empty, Figure, Security } from "../parts/basics.js";
 
-const most = 200; // rows that are kept
+const most = 100; // rows that are kept
 const perSecond = 25; // events asked for; the rest is counted
-const drawEvery = 250; // ms
+const drawEvery = 500; // ms
 
 const fields = ["service", "client", "method", "path", "status", "min_ms"];
 const statuses = { "": "any", "2xx": "2xx", "3xx": "3xx", "4xx": "4xx", "5xx": "5xx", failed: "failed" };
@@ -27,7 +27,7 @@ export function Live({ table, query }) {
     </div>
     <${Filters} filter=${filter} services=${table.services} />
     <${Command} filter=${filter} />
-    <p class="tally" role="status">${tallyOf(tap, paused)}</p>
+    <p class="tally">${tallyOf(tap, paused)}</p>
     ${tap.error && html`<p class="notice" role="alert">${tap.error}</p>`}
     ${
       tap.rows.length
@@ -49,12 +49,16 @@ function useTap(filter, paused) {
   const number = useRef(0);
   const question = `/api/v1/tap?${new URLSearchParams({ ...filter, max: perSecond })}`;
   useEffect(() => set({ rows: [], seen: 0, dropped: 0, error: "" }), [question]);
-  useEffect(() => {
+  // A layout effect, so that nothing comes once the button says that it is paused.
+  useLayoutEffect(() => {
     if (paused) return;
     let fresh = [];
     let error = "";
     const source = new EventSource(question);
-    source.onmessage = (message) => fresh.unshift({ ...JSON.parse(message.data), number: number.current++ });
+    source.onmessage = (message) => {
+      const event = JSON.parse(message.data);
+      fresh.unshift({ dropped: event.dropped ?? 0, row: rowOf(event, number.current++) });
+    };
     source.onerror = async () => {
       if (source.readyState === EventSource.CLOSED) error = await reason(question);
     };
@@ -65,7 +69,7 @@ function useTap(filter, paused) {
       set((old) => ({
         rows: [...events, ...old.rows].slice(0, most),
         seen: old.seen + events.length,
-        dropped: old.dropped + events.reduce((n, e) => n + (e.dropped ?? 0), 0),
+        dropped: old.dropped + events.reduce((n, e) => n + e.dropped, 0),
         error: trouble,
       }));
     }, drawEvery);
@@ -187,17 +191,18 @@ const Requests = ({ rows }) =>
         </tr>
       </thead>
       <tbody>
-        ${rows.map((e) => html`<${Request} key=${e.number} event=${e} />`)}
+        ${rows.map((e) => e.row)}
       </tbody>
     </table>
   </div>`;
 
-function Request({ event: e }) {
+// rowOf makes a request's row once: a row that stays the same is not drawn again.
+function rowOf(e, key) {
   const [clock, milliseconds] = format.clock(e.time, "milliseconds").split(".");
   const fine = e.outcome === "success";
   const request = e.method ? `${e.method} ${e.path ?? ""}` : e.protocol;
   const result = fine || e.outcome === "app-failure" ? (e.status ?? "ok") : e.outcome;
-  return html`<tr>
+  return html`<tr key=${key}>
     <td class="quiet">${clock}<span class="mid">.${milliseconds}</span></td>
     <td class="mid">
       <a href=${toEdge({ source: e.source, destination: e.service })}>${e.source_workload || e.source}</a>

@@ -5,6 +5,7 @@ import { clock, plain } from "../format.js";
 import { color, useScheme } from "./scheme.js";
 
 const height = 168;
+export const right = 20; // px
 export const axisWidth = 58; // px left of every chart, so that they line up
 
 const seconds = { "5m": 300, "15m": 900, "1h": 3600 };
@@ -79,7 +80,7 @@ function options(lines, tick, limits, setAt, width) {
   return {
     width,
     height,
-    padding: [10, 12, 0, 0],
+    padding: [10, right, 0, 0],
     legend: { show: false },
     cursor: { sync: { key: "time" }, drag: { x: false, y: false }, y: false, points: { size: 6 } },
     scales: {
@@ -107,7 +108,7 @@ function options(lines, tick, limits, setAt, width) {
         stroke: color(l.color),
         fill: l.fill ? color(`${l.color}-soft`) : undefined,
         width: 1.6,
-        points: { show: false },
+        points: { show: (u, i) => u.data[i].filter((v) => v !== null).length < 3, size: 5, fill: color(l.color) },
         spanGaps: false,
       })),
     ],

@@ -10,8 +10,21 @@ const label = { wide: { width: 132, height: 24 }, narrow: { width: 62, height: 2
 const isMeshed = (kind) => kind === "workload" || kind === "service";
 const idOf = (kind, name) => (isMeshed(kind) ? `mesh:${name}` : `${kind}:${name}`);
 
-export const lineKey = (e) =>
-  [e.source_kind, e.source, e.destination_kind, e.destination, e.security, e.protocol, e.source_identity].join("\n");
+// together makes one line of the calls between two that are protected alike,
+// whatever they speak. Percentiles cannot be added up: the worst is shown.
+function together(edges) {
+  if (edges.length === 1) return edges[0];
+  const sum = (field) => edges.reduce((n, e) => n + e[field], 0);
+  const requests = sum("requests");
+  return {
+    ...edges[0],
+    protocol: [...new Set(edges.map((e) => e.protocol))].sort().join(", "),
+    rps: sum("rps"),
+    requests,
+    success: requests ? 1 - sum("failures") / requests : null,
+    p99_s: edges.reduce((worst, e) => (e.p99_s > worst ? e.p99_s : worst), null),
+  };
+}
 
 // graphOf returns {nodes, lines}, each sorted, so that the same mesh always
 // looks the same. A node is {id, name, kind, service}; a line {key, from, to, edge}.
@@ -23,12 +36,14 @@ export function graphOf(table) {
     return nodes.get(id);
   };
   for (const s of table.services) node("service", s.name).service = s;
-  const lines = table.edges.map((edge) => ({
-    key: lineKey(edge),
-    from: node(edge.source_kind, edge.source).id,
-    to: node(edge.destination_kind, edge.destination).id,
-    edge,
-  }));
+  const groups = new Map();
+  for (const e of table.edges) {
+    const [from, to] = [node(e.source_kind, e.source).id, node(e.destination_kind, e.destination).id];
+    const key = [from, to, e.security].join("\n");
+    if (!groups.has(key)) groups.set(key, { key, from, to, edges: [] });
+    groups.get(key).edges.push(e);
+  }
+  const lines = [...groups.values()].map(({ edges, ...line }) => ({ ...line, edge: together(edges) }));
   const by = (field) => (a, b) => (a[field] < b[field] ? -1 : a[field] > b[field] ? 1 : 0);
   return { nodes: [...nodes.values()].sort(by("id")), lines: lines.sort(by("key")) };
 }

@@ -4,7 +4,7 @@
 
 import { html, useLayoutEffect, useRef, useState } from "../html.js";
 import { clock, count, latency, plain } from "../format.js";
-import { axisWidth, span } from "./chart.js";
+import { axisWidth, right as margin, span } from "./chart.js";
 import { color, ramp, useScheme } from "./scheme.js";
 
 const height = 220;
@@ -70,7 +70,7 @@ function shapeOf(answer, width) {
     most,
     from,
     to,
-    x: (t) => axisWidth + ((t - from) / (to - from)) * (width - axisWidth - 12),
+    x: (t) => axisWidth + ((t - from) / (to - from)) * (width - axisWidth - margin),
     y: (row) => 6 + ((high + 1 - row) / (high + 1 - low)) * (height - below - 6),
     width,
   };
@@ -88,14 +88,14 @@ function draw(canvas, answer, shape, colors) {
   pen.fillRect(
     axisWidth,
     shape.y(shape.high + 1),
-    shape.width - axisWidth - 12,
+    shape.width - axisWidth - margin,
     shape.y(shape.low) - shape.y(shape.high + 1),
   );
   const full = Math.log1p(shape.most);
   answer.counts.forEach((column, i) => {
     if (!column) return;
     const left = Math.max(axisWidth, shape.x(answer.t[i]));
-    const right = Math.min(shape.x(answer.t[i] + answer.step_s), shape.width - 12);
+    const right = Math.min(shape.x(answer.t[i] + answer.step_s), shape.width - margin);
     if (right <= left) return;
     for (let row = shape.low; row <= shape.high; row++) {
       if (!column[row]) continue;
@@ -133,7 +133,7 @@ function label(pen, answer, shape) {
 }
 
 function cellAt(answer, shape, x, y) {
-  const time = shape.from + ((x - axisWidth) / (shape.width - axisWidth - 12)) * (shape.to - shape.from);
+  const time = shape.from + ((x - axisWidth) / (shape.width - axisWidth - margin)) * (shape.to - shape.from);
   const i = answer.t.findLastIndex((t) => t <= time);
   const row = Math.floor(shape.high + 1 - ((y - 6) / (height - below - 6)) * (shape.high + 1 - shape.low));
   if (i < 0 || time >= answer.t[i] + answer.step_s || row < shape.low || row > shape.high) return null;

@@ -14,7 +14,12 @@ export function TimeCharts({ subject, range }) {
   const series = useAnswer("series", question);
   const heat = useAnswer("heatmap", question);
   const search = new URLSearchParams(question);
-  return html`<${Section} id="time" title="Over time" raw=${`/api/v1/series?${search}`}>
+  return html`<${Section}
+    id="time"
+    title="Over time"
+    note=${series.value?.from === "prometheus" ? "from Prometheus" : ""}
+    raw=${`/api/v1/series?${search}`}
+  >
     ${(series.error || heat.error) && html`<${Fault} error=${series.error || heat.error} />`}
     <div class=${`charts ${series.loading ? "loading" : ""}`}>
       ${
