@@ -41,30 +41,94 @@ func chain(conf []byte, socket string) (out []byte, changed bool, err error) {
 	if len(others) == 0 {
 		return nil, false, errNotYet
 	}
-	wanted := append(others, ours)
-	if slices.EqualFunc(plugins, wanted, sameJSON) {
+	if slices.EqualFunc(plugins, append(others, ours), sameJSON) {
 		return conf, false, nil
 	}
-	out, err = list.with(wanted)
-	return out, true, err
+	text, _, err := unchain(conf)
+	if err != nil {
+		return nil, false, err
+	}
+	spans, err := elements(text)
+	if err != nil { // a single plugin
+		list["plugins"], err = json.Marshal(append(others, ours))
+		if err != nil {
+			return nil, false, err
+		}
+		out, err = json.MarshalIndent(list, "", "  ")
+		return append(out, '\n'), true, err
+	}
+	end := spans[len(spans)-1].end
+	return slices.Concat(text[:end], []byte(",\n  "), ours, text[end:]), true, nil
 }
 
-// unchain takes our plugin out of a configuration.
+// unchain takes our plugin out of a configuration, and leaves every other byte
+// as it is.
 func unchain(conf []byte) (out []byte, changed bool, err error) {
-	list, err := parseList(conf)
+	spans, err := elements(conf)
 	if err != nil {
-		return nil, false, err
+		return conf, false, nil // no list: not one of ours
 	}
-	plugins, err := list.plugins()
-	if err != nil {
-		return nil, false, err
+	out = conf
+	for i, s := range slices.Backward(spans) {
+		if !isOurs(s.raw) {
+			continue
+		}
+		from, to := s.begin, s.end // with the comma before it
+		if i == 0 && len(spans) > 1 {
+			from, to = s.end-len(s.raw), spans[1].end-len(spans[1].raw)
+		}
+		out, changed = slices.Concat(out[:from], out[to:]), true
 	}
-	others := slices.DeleteFunc(slices.Clone(plugins), isOurs)
-	if len(others) == len(plugins) {
-		return conf, false, nil
+	return out, changed, nil
+}
+
+// span is where an element of the list is: from the end of what is before it.
+type span struct {
+	begin, end int
+	raw        json.RawMessage
+}
+
+// elements finds the plugins of a list in its text.
+func elements(conf []byte) ([]span, error) {
+	d := json.NewDecoder(bytes.NewReader(conf))
+	if err := expect(d, json.Delim('{')); err != nil {
+		return nil, err
 	}
-	out, err = list.with(others)
-	return out, true, err
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		if key != "plugins" {
+			var skipped json.RawMessage
+			if err := d.Decode(&skipped); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := expect(d, json.Delim('[')); err != nil {
+			return nil, err
+		}
+		var spans []span
+		for d.More() {
+			s := span{begin: int(d.InputOffset())}
+			if err := d.Decode(&s.raw); err != nil {
+				return nil, err
+			}
+			s.end = int(d.InputOffset())
+			spans = append(spans, s)
+		}
+		return spans, nil
+	}
+	return nil, errNotYet
+}
+
+func expect(d *json.Decoder, delim json.Delim) error {
+	token, err := d.Token()
+	if err == nil && token != delim {
+		err = errNotYet
+	}
+	return err
 }
 
 // parseList reads a configuration, and makes a list of one that has a single
@@ -100,18 +164,6 @@ func (o object) plugins() ([]json.RawMessage, error) {
 		return nil, fmt.Errorf("plugins: %w", err)
 	}
 	return plugins, nil
-}
-
-// with returns the list, for humans to read, with other plugins.
-func (o object) with(plugins []json.RawMessage) ([]byte, error) {
-	raw, err := json.Marshal(plugins)
-	if err != nil {
-		return nil, err
-	}
-	list := maps.Clone(o)
-	list["plugins"] = raw
-	out, err := json.MarshalIndent(list, "", "  ")
-	return append(out, '\n'), err
 }
 
 func isOurs(raw json.RawMessage) bool {

@@ -143,6 +143,9 @@ func install(ctx context.Context, env *command.Env, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
+	if err := c.mayInstall(ctx, objects); err != nil {
+		return err
+	}
 	installed, err := c.installed(ctx)
 	if err != nil {
 		return err
@@ -157,17 +160,19 @@ func install(ctx context.Context, env *command.Env, args []string) error {
 	return c.install(ctx, env, objects)
 }
 
-// install applies objects, waits until they run, and checks them.
-func (c *cluster) install(ctx context.Context, env *command.Env, objects []*unstructured.Unstructured) error {
+// mayInstall refuses where it could not work, before anything is done.
+func (c *cluster) mayInstall(ctx context.Context, objects []*unstructured.Unstructured) error {
 	if _, err := c.version(); err != nil {
 		return err
 	}
-	if missing := c.missingRights(ctx, objects); missing != nil {
-		return missing
-	}
-	if err := c.refuseForeign(ctx); err != nil {
+	if err := c.missingRights(ctx, objects); err != nil {
 		return err
 	}
+	return c.refuseForeign(ctx)
+}
+
+// install applies objects, waits until they run, and checks them.
+func (c *cluster) install(ctx context.Context, env *command.Env, objects []*unstructured.Unstructured) error {
 	_, _ = fmt.Fprintf(env.Stdout, "Installing in cluster %s:\n", c.name)
 	var rollouts []workload
 	for _, o := range objects {
@@ -268,6 +273,9 @@ replaced: tulle mesh NAMESPACE does that.`)
 	}
 	if installed == "" {
 		return notInstalled(c)
+	}
+	if err := c.mayInstall(ctx, objects); err != nil {
+		return err
 	}
 	return c.install(ctx, env, objects)
 }

@@ -1,0 +1,136 @@
+// Command app is what runs in the pods of the scenarios: the programs of
+// test/e2e/internal/peer, and a few that only a cluster needs.
+//
+//	app web|load|dial|smtpd|… ARGS   see package peer
+//	app grpc ADDR                    a gRPC server that says it is healthy, until SIGTERM
+//	app call [-n COUNT] ADDR         asks it
+//	app fetch URL                    prints the answer to one GET, exit code 1 unless it is 200
+//	app hold                         does nothing until SIGTERM
+//	app cat|touch|rm FILE...         as usual
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/tulle-mesh/tulle/test/e2e/internal/peer"
+)
+
+// patience bounds a request.
+const patience = 20 * time.Second
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	programs := map[string]func(context.Context, []string) error{"grpc": serveGRPC, "call": call, "fetch": fetch, "hold": hold,
+		"cat": cat, "touch": touch, "rm": remove}
+	if len(os.Args) < 2 || programs[os.Args[1]] == nil {
+		stop()
+		os.Exit(peer.Main(os.Args[1:]))
+	}
+	if err := programs[os.Args[1]](ctx, os.Args[2:]); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+}
+
+func hold(ctx context.Context, _ []string) error {
+	<-ctx.Done()
+	return nil
+}
+
+func serveGRPC(ctx context.Context, args []string) error {
+	listener, err := net.Listen("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer()
+	healthv1.RegisterHealthServer(server, health.NewServer())
+	context.AfterFunc(ctx, server.GracefulStop)
+	return server.Serve(listener)
+}
+
+func call(ctx context.Context, args []string) error {
+	count := 1
+	if len(args) > 2 && args[0] == "-n" {
+		count, _ = strconv.Atoi(args[1])
+		args = args[2:]
+	}
+	conn, err := grpc.NewClient("passthrough:///"+args[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for range count {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		answer, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}, grpc.WaitForReady(true))
+		cancel()
+		if err != nil {
+			return err
+		}
+		fmt.Println(answer.Status)
+	}
+	return nil
+}
+
+func fetch(ctx context.Context, args []string) error {
+	client := &http.Client{Timeout: patience}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(os.Stdout, io.LimitReader(response.Body, 1<<20)); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s", response.Status)
+	}
+	return nil
+}
+
+func cat(_ context.Context, names []string) error {
+	for _, name := range names {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		os.Stdout.Write(content)
+	}
+	return nil
+}
+
+func touch(_ context.Context, names []string) error {
+	for _, name := range names {
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func remove(_ context.Context, names []string) error {
+	for _, name := range names {
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,102 @@
+package kube
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+)
+
+// traffic brings a namespace with running workloads into the mesh, and sends
+// what applications speak through it.
+func traffic(t *testing.T) {
+	namespace(t, "shop", false)
+	apply(t, deploy("shop", web(2), client,
+		workload{name: "grpc", args: "grpc :9000", port: 9000, probe: "{grpc: {port: 9000}, periodSeconds: 1}"},
+		workload{name: "tcp", args: "serve :7000 line send:pong\\n eof", port: 7000, probe: "{tcpSocket: {port: main}, periodSeconds: 1}"},
+		workload{name: "mail", args: "smtpd :2525", port: 2525},
+	))
+	all := []string{"deployment/web", "deployment/client", "deployment/grpc", "deployment/tcp", "deployment/mail"}
+	rolledOut(t, "shop", all...)
+	must(t, "mesh", "shop")
+	for _, pod := range pods(t, "shop", "scenario") {
+		if names := kubectl(t, "-n", "shop", "get", "pod", pod, "-o", "jsonpath={.spec.initContainers[*].name}"); names != "tulle-proxy" {
+			t.Errorf("pod %s has init containers %q, want the proxy alone", pod, names)
+		}
+	}
+	answers := map[string]bool{}
+	for range 20 {
+		answers[fetch(t, "shop", "deployment/client", "http://web:8080/")] = true
+	}
+	if len(answers) != 2 {
+		t.Errorf("20 requests to two replicas were answered by %v", answers)
+	}
+	for _, c := range []struct {
+		what, want string
+		args       []string
+	}{
+		{"gRPC", "SERVING\nSERVING\nSERVING\n", []string{"call", "-n", "3", "grpc:9000"}},
+		{"TCP", "pong\n", []string{"dial", "tcp.shop.svc.cluster.local:7000", "send:ping\\n", "line", "fin"}},
+		{"a server that speaks first", "220 peer ready", []string{"dial", "mail:2525", "line", "send:QUIT\\r\\n"}},
+	} {
+		if r := inPod(t, "shop", "deployment/client", c.args...); r.code != 0 || !strings.Contains(r.stdout, c.want) {
+			t.Errorf("%s: exit %d: %s%s", c.what, r.code, r.stdout, r.stderr)
+		}
+	}
+	secured(t, "shop", "web")
+	refused(t, "still have a proxy, in shop", "uninstall")
+}
+
+// secured makes sure that what arrived at a workload's proxies came over mutual
+// TLS, as their own counters say.
+func secured(t *testing.T, namespace, name string) {
+	t.Helper()
+	var secure, plain int
+	for _, pod := range pods(t, namespace, "scenario="+name) {
+		metrics := kubectl(t, "get", "--raw", fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:4191/proxy/metrics", namespace, pod))
+		for line := range strings.Lines(metrics) {
+			if !strings.HasPrefix(line, "tulle_requests_total") || !strings.Contains(line, `direction="inbound"`) {
+				continue
+			}
+			if strings.Contains(line, `security="mtls"`) {
+				secure++
+			} else {
+				plain++
+			}
+		}
+	}
+	if secure == 0 || plain > 0 {
+		t.Errorf("%s/%s: %d kinds of requests over mutual TLS, %d without", namespace, name, secure, plain)
+	}
+}
+
+// addresses calls what is not simply a service: oneself, a pod, a name without
+// an address of its own, a port that no Service names.
+func addresses(t *testing.T) {
+	namespace(t, "addresses", true)
+	db := workload{name: "db", replicas: 2, args: "web :8080", port: 8080, headless: true, probe: "{httpGet: {path: /, port: main}, periodSeconds: 1}"}
+	apply(t, deploy("addresses", web(1), client, workload{name: "quiet", args: "web :8099"})+db.manifest("addresses", "StatefulSet"))
+	rolledOut(t, "addresses", "deployment/web", "deployment/client", "deployment/quiet", "statefulset/db")
+	ip := func(label string) string {
+		return kubectl(t, "-n", "addresses", "get", "pods", "-l", "scenario="+label, "-o", "jsonpath={.items[0].status.podIP}")
+	}
+	url := func(host string, port int) string { return "http://" + net.JoinHostPort(host, fmt.Sprint(port)) + "/" }
+	for _, c := range []struct{ what, from, url, want string }{
+		{"its own service", "deployment/web", url("web", 8080), ip("web")},
+		{"its own address", "deployment/web", url(ip("web"), 8080), ip("web")},
+		{"a pod's address", "deployment/client", url(ip("web"), 8080), ip("web")},
+		{"an ordinal", "deployment/client", url("db-1.db", 8080), kubectl(t, "-n", "addresses", "get", "pod", "db-1", "-o", "jsonpath={.status.podIP}")},
+		{"a port in no Service", "deployment/client", url(ip("quiet"), 8099), ip("quiet")},
+	} {
+		if got := fetch(t, "addresses", c.from, c.url); got != c.want {
+			t.Errorf("%s, %s: answered by %q, want %q", c.what, c.url, got, c.want)
+		}
+	}
+	headless := map[string]bool{}
+	for range 20 {
+		headless[fetch(t, "addresses", "deployment/client", url("db", 8080))] = true
+	}
+	if len(headless) != 2 {
+		t.Errorf("20 requests to a headless service of two were answered by %v", headless)
+	}
+}
