@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -41,7 +42,7 @@ func (e *events) write(ctx context.Context, about corev1.ObjectReference, kind, 
 	namespace := cmp.Or(about.Namespace, metav1.NamespaceDefault)
 	at := metav1.NewTime(now)
 	_, err := e.client.CoreV1().Events(namespace).Create(ctx, &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{GenerateName: "tulle-", Namespace: namespace},
+		ObjectMeta:     metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", about.Name, now.UnixNano()), Namespace: namespace},
 		InvolvedObject: about, Reason: reason, Message: message, Type: kind, Count: 1, FirstTimestamp: at, LastTimestamp: at,
 		Source: corev1.EventSource{Component: cluster.Control}, ReportingController: "tulle.dev/control",
 	}, metav1.CreateOptions{})

@@ -69,6 +69,7 @@ type Namespaces struct {
 	informer cache.SharedIndexInformer
 	wake     chan struct{}
 	events   events
+	look     time.Duration
 
 	// Of Run's goroutine alone.
 	written map[string]written // roots, by namespace
@@ -90,7 +91,7 @@ func New(config Config) (*Namespaces, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Namespaces{config: config, wake: make(chan struct{}, 1), written: map[string]written{}}
+	n := &Namespaces{config: config, wake: make(chan struct{}, 1), look: look, written: map[string]written{}}
 	n.events = events{client: config.Client, log: config.Log, last: map[string]time.Time{}, now: time.Now}
 	n.informer = informers.NewSharedInformerFactory(config.Client, 0).Core().V1().Namespaces().Informer()
 	if err := n.informer.SetTransform(trim); err != nil {
@@ -156,7 +157,7 @@ func (n *Namespaces) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), n.informer.HasSynced) {
 		return nil
 	}
-	ticker := time.NewTicker(look)
+	ticker := time.NewTicker(n.look)
 	defer ticker.Stop()
 	for {
 		pem, changed := n.config.Roots()
