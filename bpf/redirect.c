@@ -24,6 +24,7 @@
 #include <bpf/bpf_endian.h>
 
 #define AF_INET 2
+#define AF_INET6 10
 #define SOCK_STREAM 1
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
@@ -57,8 +58,8 @@ struct namespace {
 	__u32 proxy_uid;      // as numbered in the first user namespace
 	__u16 outbound_port;  // host byte order
 	__u16 inbound_port;   // host byte order
-	__u32 pad;
-	struct address source4, source6; // what its connections come from; 0: whatever the kernel takes
+	__u32 source4;          // what its connections come from, 0: whatever the kernel takes
+	struct address source6; // the same
 };
 
 struct {
@@ -267,14 +268,19 @@ struct sockaddr6 {
 // be 127.0.0.1. A socket that is bound to a port already stays as it is.
 static __always_inline void keep_source(struct bpf_sock_addr *ctx, const struct namespace *n, int v6, int to4)
 {
-	const struct address *source = to4 ? &n->source4 : &n->source6;
-	if (!source->word[3])
+	// Both are read, and volatile: a pointer to either is one of those mixed ones.
+	__u32 source4 = *(volatile __u32 *)&n->source4;
+	volatile const __u32 *word = n->source6.word;
+	struct address source = {{word[0], word[1], word[2], word[3]}};
+	if (to4)
+		source = mapped(source4);
+	if (!source.word[3])
 		return;
 	if (v6) {
-		struct sockaddr6 sa = {.family = 10, .address = *source};
-		bpf_bind(ctx, (void *)&sa, 28);
+		struct sockaddr6 sa = {.family = AF_INET6, .address = source};
+		bpf_bind(ctx, (void *)&sa, sizeof(sa));
 	} else {
-		struct sockaddr4 sa = {.family = AF_INET, .ip4 = source->word[3]};
+		struct sockaddr4 sa = {.family = AF_INET, .ip4 = source4};
 		bpf_bind(ctx, (void *)&sa, sizeof(sa));
 	}
 }

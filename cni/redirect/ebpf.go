@@ -283,9 +283,9 @@ func (t *tables) enter(cookie uint64, r Rules, own []netip.Addr) (before *kernel
 	for _, a := range own {
 		switch {
 		case !a.IsGlobalUnicast():
-		case a.Is4() && entry.Source4.Word[3] == 0:
-			entry.Source4.Word = words(a)
-		case a.Is6() && entry.Source6.Word[3] == 0:
+		case a.Is4() && entry.Source4 == 0:
+			entry.Source4 = words(a)[3]
+		case a.Is6() && entry.Source6.Word == [4]uint32{}:
 			entry.Source6.Word = words(a)
 		}
 	}

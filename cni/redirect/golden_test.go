@@ -110,7 +110,7 @@ func TestGoldenFilesAreInUse(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(goldenRules)) {
 		want = append(want, name+".iptables-restore.golden", name+".ip6tables-restore.golden", name+".nftables.golden")
 	}
-	want = append(want, "replace.iptables-restore.golden", "remove.iptables-restore.golden")
+	want = append(want, "replace.iptables-restore.golden", "remove.iptables-restore.golden", "revision.golden")
 	files, err := filepath.Glob("testdata/*.golden")
 	if err != nil {
 		t.Fatal(err)

@@ -42,12 +42,8 @@ type kernelNamespace struct {
 	ProxyUid     uint32
 	OutboundPort uint16
 	InboundPort  uint16
-	Pad          uint32
-	Source4      struct {
-		_    structs.HostLayout
-		Word [4]uint32
-	}
-	Source6 struct {
+	Source4      uint32
+	Source6      struct {
 		_    structs.HostLayout
 		Word [4]uint32
 	}

@@ -266,11 +266,16 @@ func serve(t *testing.T, uid int, netns *os.File, addr, name string, address fun
 	if strings.HasPrefix(addr, "[") {
 		network = "tcp6"
 	}
-	var listener net.Listener
-	plain := net.ListenConfig{} // MPTCP listeners cannot be captured by eBPF
+	plain := &net.ListenConfig{} // MPTCP listeners cannot be captured by eBPF
 	plain.SetMultipathTCP(false)
+	return serveOn(t, uid, netns, plain, network, addr, name, address)
+}
+
+func serveOn(t *testing.T, uid int, netns *os.File, config *net.ListenConfig, network, addr, name string, address func(net.Conn) net.Addr) (stop func()) {
+	t.Helper()
+	var listener net.Listener
 	if err := as(uid, netns, func() (err error) {
-		listener, err = plain.Listen(t.Context(), network, addr)
+		listener, err = config.Listen(t.Context(), network, addr)
 		return err
 	}); err != nil {
 		t.Fatal(err)
