@@ -22,12 +22,16 @@ type processors struct {
 	n    int           // at present
 	cpu  time.Duration // used when it was looked at last
 	at   time.Duration // when that was
+	used float64       // between the last two looks, in processors
 	idle int           // checks in a row that found one too many
 }
 
 func newProcessors(now time.Duration) *processors {
 	return &processors{most: runtime.GOMAXPROCS(1), n: 1, cpu: cpuTime(), at: now}
 }
+
+// close takes what there is.
+func (p *processors) close() { runtime.GOMAXPROCS(p.most) }
 
 // adjust is called about once a second.
 func (p *processors) adjust(now time.Duration) {
@@ -38,12 +42,12 @@ func (p *processors) adjust(now time.Duration) {
 
 // decide is told the CPU time used so far and returns how many there shall be.
 func (p *processors) decide(cpu, now time.Duration) int {
-	used := float64(cpu-p.cpu) / float64(max(now-p.at, 1))
+	p.used = float64(cpu-p.cpu) / float64(max(now-p.at, 1))
 	p.cpu, p.at = cpu, now
 	switch {
-	case used > busyShare*float64(p.n):
+	case p.used > busyShare*float64(p.n):
 		p.n, p.idle = min(p.n+1, p.most), 0
-	case used > idleShare*float64(p.n-1) || p.n == 1:
+	case p.used > idleShare*float64(p.n-1) || p.n == 1:
 		p.idle = 0
 	default:
 		if p.idle++; p.idle == idleChecks {

@@ -15,6 +15,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 	defer tick.Stop()
 	memory := reclaim{changes: burst} // starting up is a burst, too
 	processors := newProcessors(p.now())
+	defer processors.close()
 	for {
 		select {
 		case <-ctx.Done():
@@ -31,7 +32,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 			}
 		}
 		p.directory.sweep()
-		if memory.due(changes, now) {
+		if memory.due(changes, now, processors.used > busy) {
 			trimMemory()
 		}
 	}
@@ -42,6 +43,7 @@ const (
 	trimEvery = 10 * time.Second // at most, unless there was a burst
 	trimIdle  = time.Minute      // after nothing but reports
 	burst     = 256              // connections that came or went
+	busy      = 0.05             // processors used: requests would have to wait for a collection
 )
 
 // reclaim decides when memory goes back to the system at once: the runtime
@@ -52,14 +54,15 @@ type reclaim struct {
 	trimmed time.Duration
 }
 
-// due is told, each second, how many connections have come or gone since.
-func (r *reclaim) due(changes int, now time.Duration) bool {
+// due is told, each second, how many connections have come or gone since, and
+// whether the proxy has much to do.
+func (r *reclaim) due(changes int, now time.Duration, busy bool) bool {
 	if changes > 0 {
 		r.changes += changes
 		r.changed = now
 	}
 	since := now - r.trimmed
-	if now-r.changed < settled || r.changes < burst && since < trimEvery || r.changes == 0 && since < trimIdle {
+	if busy || now-r.changed < settled || r.changes < burst && since < trimEvery || r.changes == 0 && since < trimIdle {
 		return false
 	}
 	r.changes, r.trimmed = 0, now

@@ -20,20 +20,22 @@ func TestReclaim(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		changes func(second int) int
+		busy    func(second int) bool
 		want    []int // seconds at which memory is due
 	}{
-		{"nothing happens", func(int) int { return 0 }, []int{60}},
-		{"never quiet", func(s int) int { return s % 4 }, nil},
-		{"one connection", at(40), []int{45}},
-		{"few, soon after the start", at(1), []int{10, 70}},
-		{"few, again and again", at(40, 42, 48, 60), []int{47, 57, 67}},
-		{"a burst", func(s int) int { return burst * at(1)(s) }, []int{6, 66}},
-		{"bursts", func(s int) int { return burst * at(1, 10, 12)(s) }, []int{6, 17, 77}},
+		{"nothing happens", func(int) int { return 0 }, nil, []int{60}},
+		{"never quiet", func(s int) int { return s % 4 }, nil, nil},
+		{"one connection", at(40), nil, []int{45}},
+		{"few, soon after the start", at(1), nil, []int{10, 70}},
+		{"few, again and again", at(40, 42, 48, 60), nil, []int{47, 57, 67}},
+		{"a burst", func(s int) int { return burst * at(1)(s) }, nil, []int{6, 66}},
+		{"a burst, and then much to do", func(s int) int { return burst * at(1)(s) }, func(s int) bool { return s < 30 }, []int{30, 90}},
+		{"bursts", func(s int) int { return burst * at(1, 10, 12)(s) }, nil, []int{6, 17, 77}},
 	} {
 		var r reclaim
 		var got []int
 		for s := range 100 {
-			if r.due(tt.changes(s), time.Duration(s)*time.Second) {
+			if r.due(tt.changes(s), time.Duration(s)*time.Second, tt.busy != nil && tt.busy(s)) {
 				got = append(got, s)
 			}
 		}
