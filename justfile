@@ -45,12 +45,20 @@ format: _npm
 lint:
     go run {{ golangci }} run
 
-# Write the Go code of api/ anew from its .proto files.
-generate out=".": (_need "protobuf-compiler")
+# Write anew what is made from other files: the Go code of api/ from its .proto files, the eBPF programs from bpf/.
+generate: (_generate_api ".") (_generate_bpf "cni/redirect")
+
+_generate_api out: (_need "protobuf-compiler")
     GOBIN="$PWD/.tools/bin" go install tool
     PATH="$PWD/.tools/bin:$PATH" protoc -I api api/tulle/v1/*.proto \
         --go_out={{ quote(out) }} --go_opt=module=github.com/tulle-mesh/tulle \
         --go-grpc_out={{ quote(out) }} --go-grpc_opt=module=github.com/tulle-mesh/tulle
+
+# Another clang makes other bytes of it.
+_generate_bpf out: (_need "clang-14" "llvm-14" "libbpf-dev" "libc6-dev")
+    cd cni/redirect && go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel,bpfeb \
+        -go-package redirect -output-dir {{ quote(absolute_path(out)) }} \
+        -cflags "-O2 -Wall -Wextra -Werror -I/usr/include/$(uname -m)-linux-gnu" kernel ../../bpf/redirect.c
 
 # Copy the page's libraries, as package.json pins them, into the dashboard; only Preact's name becomes a path.
 vendor into="dashboard/ui/vendor": _npm
@@ -105,10 +113,20 @@ _generated:
     set -euo pipefail
     fresh=$(mktemp -d)
     trap 'rm -rf "$fresh"' EXIT
-    {{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} generate "$fresh"
+    {{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _generate_api "$fresh"
     for file in api/tulle/v1/*.pb.go; do
         diff -u -I '^//.*protoc  *v' "$file" "$fresh/$file" ||
             { echo "$file is not what its .proto says (type: ./just generate)" >&2; exit 1; }
+    done
+    if ! command -v clang-14 >/dev/null && ! apt-cache show clang-14 >/dev/null 2>&1; then
+        echo "There is no clang-14 here: cni/redirect/kernel_bpf* are not compared with bpf/redirect.c"
+        exit 0
+    fi
+    mkdir "$fresh/bpf"
+    {{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _generate_bpf "$fresh/bpf"
+    for file in cni/redirect/kernel_bpf*; do
+        cmp "$file" "$fresh/bpf/${file##*/}" ||
+            { echo "$file is not what bpf/redirect.c says (type: ./just generate)" >&2; exit 1; }
     done
 
 # What package.json pins, and nothing newer.
@@ -132,7 +150,8 @@ _need *packages:
     PATH=$PATH:/usr/sbin:/sbin
     declare -A brings=( # where that is not the package's name
         [iproute2]=ip [procps]=ps [util-linux]=unshare [containernetworking-plugins]=/usr/lib/cni [nftables]=nft [protobuf-compiler]=protoc
-        [libc6-dev]=/usr/include/stdio.h [nginx-light]=nginx [redis-tools]=redis-cli
+        [libc6-dev]=/usr/include/stdio.h [libbpf-dev]=/usr/include/bpf/bpf_helpers.h [llvm-14]=llvm-strip-14
+        [nginx-light]=nginx [redis-tools]=redis-cli
         [libnginx-mod-stream]=/usr/lib/nginx/modules/ngx_stream_module.so [python3-pip]=pip3
         [postgresql]=/usr/lib/postgresql [postgresql-contrib]=/usr/lib/postgresql
         [mariadb-server]=mariadbd [mariadb-client]=mariadb [nodejs]=node
