@@ -7,10 +7,10 @@
 //	err = backend.Remove()
 //
 // A Backend works on one network namespace, the workload's own: the process
-// must have CAP_NET_ADMIN there, and CAP_SYS_ADMIN to enter it. There are two:
-// nftables (netlink, no program needed) and iptables (one iptables-restore and
-// one ip6tables-restore transaction). An eBPF backend will stand before them
-// in Pick. They write the same rules, for IPv4 and IPv6:
+// must have CAP_NET_ADMIN there, and CAP_SYS_ADMIN to enter it. There are three:
+// eBPF (bpf/redirect.c, on a machine made ready by a Node, which takes CAP_BPF),
+// nftables (netlink, no program needed) and iptables (one iptables-restore and one
+// ip6tables-restore transaction). They mean the same, for IPv4 and IPv6:
 //
 //   - connections the workload opens go to the proxy's outbound port, save the
 //     proxy's own (by uid) and those that stay inside (loopback: also calls to
@@ -18,11 +18,11 @@
 //   - connections others open to the workload go to its inbound port;
 //   - everything that Rules skips, UDP and ICMP are left alone.
 //
-// It fails closed. Nobody listening on the proxy's ports means "connection
-// refused". A packet that connection tracking can make nothing of, which the
-// kernel would send on untranslated, is dropped: it would carry plaintext past
-// the proxy. Connections that were open before the first Apply stay if
-// tracking knew them, and are reset otherwise.
+// They fail closed. Nobody listening on the proxy's ports means "connection
+// refused". With nftables and iptables, a packet that connection tracking can make
+// nothing of, which the kernel would send on untranslated, is dropped: it would
+// carry plaintext past the proxy; connections that were open before the first
+// Apply stay if tracking knew them, and are reset otherwise. With eBPF they stay.
 //
 // Non-goals: UDP; stopping a workload that has CAP_NET_ADMIN, CAP_NET_RAW or
 // the proxy's uid.
