@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
@@ -89,11 +90,16 @@ func certificateRenewed(r *record) Change {
 		Text: fmt.Sprintf("%s renewed its certificate", r.workload)}
 }
 
-// seeReplicas compares the workloads with those seen before.
+// seeReplicas compares the workloads with those seen before. Those that have
+// ended stay in the inventory for a while, with the way they ended for a state.
 func (c *changes) seeReplicas(now time.Time, workloads []*tullev1.Workload) {
 	first := c.replicas == nil
-	seen := make(map[string]replicaSeen, len(workloads))
+	seen, ends := make(map[string]replicaSeen, len(workloads)), map[string]string{}
 	for _, w := range workloads {
+		if strings.HasPrefix(w.State, "exited") {
+			ends[w.Replica] = w.State
+			continue
+		}
 		seen[w.Replica] = replicaSeen{w.Service, isReady(w.State)}
 	}
 	names := make([]string, 0, len(seen))
@@ -109,14 +115,14 @@ func (c *changes) seeReplicas(now time.Time, workloads []*tullev1.Workload) {
 	for _, name := range names {
 		before, was := c.replicas[name]
 		after, is := seen[name]
-		if change, ok := replicaChange(name, before, after, was, is); ok && !first {
+		if change, ok := replicaChange(name, before, after, was, is, ends[name]); ok && !first {
 			c.add(now, change)
 		}
 	}
 	c.replicas = seen
 }
 
-func replicaChange(name string, before, after replicaSeen, was, is bool) (Change, bool) {
+func replicaChange(name string, before, after replicaSeen, was, is bool, end string) (Change, bool) {
 	change := Change{Service: after.service, Workload: name, Good: true}
 	switch {
 	case !was:
@@ -126,6 +132,9 @@ func replicaChange(name string, before, after replicaSeen, was, is bool) (Change
 		}
 	case !is:
 		change.Kind, change.Service, change.Text = workloadLeft, before.service, name+" has gone"
+		if end != "" {
+			change.Good, change.Text = end == "exited (0)", fmt.Sprintf("%s has gone, %s", name, end)
+		}
 	case before.ready && !after.ready:
 		change.Kind, change.Good, change.Text = replicaNotReady, false, name+" is not ready any more"
 	case !before.ready && after.ready:

@@ -30,8 +30,8 @@ const (
 	// that neither an expired one nor a removed root lives on in an old stream.
 	maxConnectionAge      = time.Hour
 	maxConnectionAgeGrace = 10 * time.Second
-	keepaliveTime         = 30 * time.Second
-	keepaliveTimeout      = 10 * time.Second
+	keepaliveTime         = 5 * time.Second // of silence; a proxy reports each second
+	keepaliveTimeout      = 5 * time.Second
 	minClientPing         = 10 * time.Second
 )
 
