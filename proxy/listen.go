@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
@@ -18,6 +21,7 @@ import (
 // the admin port.
 type listeners struct {
 	out, in, admin []*net.TCPListener
+	accepting      sync.WaitGroup
 	once           sync.Once
 }
 
@@ -64,14 +68,26 @@ func (l *listeners) close() {
 	})
 }
 
-// serve accepts until the listeners are closed. p.serving ends with the last
+// stop closes the listeners once all connections that wait in them have been
+// accepted: to their clients they are established, and may have ended already.
+func (l *listeners) stop() {
+	for _, list := range [][]*net.TCPListener{l.out, l.in} {
+		for _, ln := range list {
+			_ = ln.SetDeadline(time.Unix(1, 0)) // wakes accept
+		}
+	}
+	l.accepting.Wait()
+	l.close()
+}
+
+// serve accepts until the listeners are stopped. p.serving ends with the last
 // connection.
 func (l *listeners) serve(ctx context.Context, p *Proxy) {
 	for _, ln := range l.out {
-		p.serving.Go(func() { p.accept(ctx, ln, p.serveOutbound) })
+		l.accepting.Go(func() { p.accept(ctx, ln, p.serveOutbound) })
 	}
 	for _, ln := range l.in {
-		p.serving.Go(func() { p.accept(ctx, ln, p.serveInbound) })
+		l.accepting.Go(func() { p.accept(ctx, ln, p.serveInbound) })
 	}
 	admin := p.adminServer()
 	for _, ln := range l.admin {
@@ -84,12 +100,18 @@ const (
 	acceptBackoff = 20 * time.Millisecond
 )
 
+type serveFunc func(context.Context, *tcp.Conn, *tracked) (parked bool)
+
 // accept takes connections off one listener. What stops it from doing so (no
 // file descriptors left) passes; until then it waits rather than spins.
-func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, serve func(context.Context, *tcp.Conn, *tracked) (parked bool)) {
+func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, serve serveFunc) {
 	for {
 		accepted, err := ln.AcceptTCP()
-		if errors.Is(err, net.ErrClosed) {
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			p.acceptWaiting(ctx, ln, serve)
 			return
 		}
 		if err != nil || p.conns.len() >= maxConns {
@@ -101,18 +123,51 @@ func (p *Proxy) accept(ctx context.Context, ln *net.TCPListener, serve func(cont
 			time.Sleep(acceptBackoff)
 			continue
 		}
-		conn, err := tcp.New(accepted)
-		if err != nil {
-			continue
-		}
-		p.serving.Go(func() { p.handle(ctx, conn, serve) })
+		p.take(ctx, accepted, serve)
 	}
+}
+
+// acceptWaiting accepts what is left in a listener whose deadline is over; the
+// net package would not.
+func (p *Proxy) acceptWaiting(ctx context.Context, ln *net.TCPListener, serve serveFunc) {
+	raw, err := ln.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(listener uintptr) {
+		for {
+			fd, _, err := unix.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			switch err {
+			case nil:
+			case unix.EINTR, unix.ECONNABORTED:
+				continue
+			default: // EAGAIN: that was the last one
+				return
+			}
+			file := os.NewFile(uintptr(fd), "accepted")
+			conn, err := net.FileConn(file) // a duplicate
+			_ = file.Close()
+			if accepted, ok := conn.(*net.TCPConn); err == nil && ok {
+				p.take(ctx, accepted, serve)
+			}
+		}
+	})
+}
+
+// take serves a connection on a goroutine of its own. From now on a drain waits
+// for it.
+func (p *Proxy) take(ctx context.Context, accepted *net.TCPConn, serve serveFunc) {
+	conn, err := tcp.New(accepted)
+	if err != nil {
+		return
+	}
+	t := p.conns.add(conn)
+	p.serving.Go(func() { p.handle(ctx, conn, t, serve) })
 }
 
 // handle is the life of one connection's goroutine. If the connection is
 // parked, another goroutine will go on and call gone.
-func (p *Proxy) handle(ctx context.Context, conn *tcp.Conn, serve func(context.Context, *tcp.Conn, *tracked) (parked bool)) {
-	t := p.conns.add(conn)
+func (p *Proxy) handle(ctx context.Context, conn *tcp.Conn, t *tracked, serve serveFunc) {
 	if !serve(ctx, conn, t) {
 		p.gone(t)
 	}

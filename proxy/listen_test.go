@@ -65,6 +65,45 @@ func echoTracked(conns chan<- *tracked) func(context.Context, *tcp.Conn, *tracke
 	}
 }
 
+// Whoever has connected is served, though the end may have come before its
+// connection was accepted, and the client may have gone by then.
+func TestStopServesWhoIsConnected(t *testing.T) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const clients = 20
+	for range clients {
+		c := dialTest(t, ln.Addr().String())
+		_, _ = io.WriteString(c, "hello")
+		c.Close()
+	}
+	p, l, heard := newQuietProxy(), &listeners{out: []*net.TCPListener{ln.(*net.TCPListener)}}, make(chan string, clients)
+	_ = l.out[0].SetDeadline(time.Unix(1, 0)) // as stop does, before anything was accepted
+	l.accepting.Go(func() {
+		p.accept(context.Background(), l.out[0], func(_ context.Context, c *tcp.Conn, _ *tracked) bool {
+			b, _ := io.ReadAll(c)
+			heard <- string(b)
+			return false
+		})
+	})
+	l.stop()
+	p.conns.drain(30 * time.Second)
+	p.serving.Wait()
+	if len(heard) != clients {
+		t.Fatalf("%d of %d were served", len(heard), clients)
+	}
+	for range clients {
+		if s := <-heard; s != "hello" {
+			t.Errorf("heard %q", s)
+		}
+	}
+	if c, err := net.Dial("tcp4", ln.Addr().String()); err == nil {
+		c.Close()
+		t.Error("still listening")
+	}
+}
+
 func TestDrain(t *testing.T) {
 	p, conns := newQuietProxy(), make(chan *tracked, 10)
 	addr, stop := acceptTest(t, p, echoTracked(conns))

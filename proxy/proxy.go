@@ -174,7 +174,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.log.Info("serving", "workload", p.config.Workload)
 
 	<-ctx.Done()
-	listeners.close()
+	listeners.stop()
 	p.log.Info("draining", "connections", p.conns.len(), "at most", p.config.Drain)
 	p.conns.drain(p.config.Drain)
 	p.serving.Wait()
