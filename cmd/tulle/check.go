@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/check"
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
@@ -54,6 +56,15 @@ func runCheck(ctx context.Context, env *command.Env, args []string) int {
 		return command.Failure
 	}
 	return env.Fail(err)
+}
+
+// meansHost tells whether a command is to show this host's mesh: it names a
+// running one, or the host's is up.
+func meansHost(args []string) bool {
+	return isUp(command.DefaultRun) || slices.ContainsFunc(args, func(a string) bool {
+		name, _, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		return strings.HasPrefix(a, "-") && slices.Contains([]string{"run", "h", "help"}, name)
+	})
 }
 
 // isUp tells whether a mesh was started on this host.

@@ -26,7 +26,7 @@ func commands() []command.Command {
 		{Name: "logs", Help: "Print what a workload in the background has written", Run: runLogs},
 		{Name: "stop", Help: "Stop a workload", Run: runStop},
 		{Name: "down", Help: "Stop the mesh and put the host back as it was", Run: runDown},
-	}, kube.Commands(), view.Commands(), []command.Command{
+	}, kube.Commands(), kube.OnCluster(view.Commands(), meansHost), []command.Command{
 		{Name: "check", Help: "Find out what is wrong, and what to do about it", Run: runCheck},
 		{Name: "version", Help: "Print the version", Run: runVersion},
 	})

@@ -44,7 +44,7 @@ func TestDispatch(t *testing.T) {
 		{"ps -o xml", 2, "", "must be table or json"},
 		{"stop", 2, "", "tulle stop NAME"},
 		{"logs", 2, "", "tulle logs NAME"},
-		{"check -o xml", 2, "", "must be tree or json"},
+		{"check -o xml", 2, "", "must be tree, json or junit"},
 		{"run", 125, "", "tulle run NAME -- COMMAND"},
 		{"run web", 125, "", "tulle run web -- COMMAND"},
 		{"run web ls", 125, "", "tulle run web -- ls"},

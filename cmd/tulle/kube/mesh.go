@@ -48,6 +48,11 @@ func meshNamespaces(ctx context.Context, env *command.Env, args []string) error 
 	if len(namespaces) == 0 {
 		return command.Usagef("which namespace? tulle mesh NAMESPACE; all: kubectl get namespaces")
 	}
+	for _, namespace := range namespaces {
+		if slices.Contains([]string{"kube-system", names.Namespace}, namespace) {
+			return command.Usagef("namespace %s: its pods are what the mesh itself needs, and cannot be in it", namespace)
+		}
+	}
 	c, err := r.connect(env)
 	if err != nil {
 		return err
@@ -62,9 +67,6 @@ func meshNamespaces(ctx context.Context, env *command.Env, args []string) error 
 		annotations[names.Policy] = names.Strict
 	}
 	for _, namespace := range namespaces {
-		if slices.Contains([]string{"kube-system", names.Namespace}, namespace) {
-			return command.Usagef("namespace %s: its pods are what the mesh itself needs, and cannot be in it", namespace)
-		}
 		if err := c.annotate(ctx, namespace, annotations, map[string]any{names.Inject: names.Enabled}); err != nil {
 			return err
 		}
