@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -74,6 +73,26 @@ func TestConclude(t *testing.T) {
 	}
 }
 
+func TestVerdict(t *testing.T) {
+	less, more := goal{}, goal{moreIsBetter: true}
+	for _, c := range []struct {
+		goal         goal
+		ratio, limit float64
+		want         string
+	}{
+		{less, 0.5, 0.75, "10.00: **0.50**"},
+		{less, 0.8, 0.75, "10.00: **0.80**, not yet 0.75"},
+		{less, 9, 0, "10.00: **9.00**"},
+		{more, 1.2, 1.2, "10.00: **1.20**"},
+		{more, 1.1, 1.2, "10.00: **1.10**, not yet 1.20"},
+	} {
+		mine := &row{Ratios: map[string]float64{"envoy": c.ratio}}
+		if got := c.goal.verdict(mine, &row{Peer: "envoy", Median: 10}, c.limit); got != c.want {
+			t.Errorf("%v with a goal of %v: %q, want %q", c.ratio, c.limit, got, c.want)
+		}
+	}
+}
+
 // TestSaveKeepsOtherWorks measures in two parts.
 func TestSaveKeepsOtherWorks(t *testing.T) {
 	dir := t.TempDir()
@@ -89,12 +108,8 @@ func TestSaveKeepsOtherWorks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "host.json"))
+	saved, err := read(filepath.Join(dir, "host.json"))
 	if err != nil {
-		t.Fatal(err)
-	}
-	var saved results
-	if err := json.Unmarshal(text, &saved); err != nil {
 		t.Fatal(err)
 	}
 	var got []string

@@ -136,11 +136,6 @@ func (l *lab) site(name string) (site, error) {
 
 func (l *lab) build(ctx context.Context) ([]*rig, error) {
 	var rigs []*rig
-	for _, program := range []string{l.tulle(), l.tulle() + "-proxy", "haproxy", "nginx", l.envoy} {
-		if err := chill(program); err != nil {
-			return nil, err
-		}
-	}
 	for _, p := range peers {
 		if !slices.Contains(l.chosenPeers(), p.name) {
 			continue

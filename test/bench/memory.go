@@ -26,7 +26,9 @@ func newMemory(ctx context.Context, l *lab, rigs []*rig, sheet *sheet) error {
 			return fmt.Errorf("%s: %w", r.peer, err)
 		}
 	}
-	// Looked at some times, for a kernel may take file pages back meanwhile.
+	if err := l.settle(ctx); err != nil {
+		return err
+	}
 	for range l.rounds {
 		if err := wait(ctx, l.idleTime()/2); err != nil {
 			return err
@@ -176,7 +178,7 @@ func proxied(rigs []*rig) []*rig {
 // idleTime is how long things are left alone before memory is looked at.
 func (l *lab) idleTime() time.Duration {
 	if l.quick {
-		return 2 * time.Second
+		return 5 * time.Second
 	}
 	return 10 * time.Second
 }

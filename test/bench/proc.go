@@ -1,19 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // tick is the unit of /proc/PID/stat; Linux has told user space 100 Hz on every
@@ -133,30 +128,4 @@ func processIn(netns, name string) (int, error) {
 		return 0, fmt.Errorf("namespace %s: %d processes are called %s, not one: %v", netns, len(found), name, found)
 	}
 	return found[0], nil
-}
-
-// chill makes the kernel forget a program's file, so that it is read from disk as
-// that of any installed program. Of a file that has just been written the kernel
-// keeps large pieces, and maps all of a piece where a process touches one page:
-// RssFile would tell who was built last.
-func chill(program string) error {
-	path, err := exec.LookPath(program)
-	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		return nil // if a chosen peer needs it, its start tells
-	}
-	if err != nil {
-		return err
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	if err := file.Sync(); err != nil {
-		return fmt.Errorf("write %s to disk: %w", path, err)
-	}
-	if err := unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
-		return fmt.Errorf("forget %s: %w", path, err)
-	}
-	return nil
 }

@@ -179,17 +179,11 @@ func (r *results) save(dir string) error {
 		return err
 	}
 	file := filepath.Join(dir, "host.json")
-	var earlier results
-	switch text, err := os.ReadFile(file); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
+	earlier, err := read(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
-	default:
-		if err := json.Unmarshal(text, &earlier); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
-		}
 	}
-	r.adopt(&earlier)
+	r.adopt(earlier)
 	text := r.table()
 	data, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
@@ -199,4 +193,17 @@ func (r *results) save(dir string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, "host.txt"), []byte(text), 0o644)
+}
+
+// read reads what save wrote. It returns results also with an error: then none.
+func read(file string) (*results, error) {
+	var r results
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return &r, err
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		return &r, fmt.Errorf("%s: %w", file, err)
+	}
+	return &r, nil
 }

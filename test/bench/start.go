@@ -35,7 +35,7 @@ func startTimes(ctx context.Context, l *lab, rigs []*rig, sheet *sheet) error {
 			}
 			began := time.Now()
 			if err := commandContext(ctx, l.tulle(), "run", "--rm", "x", "--", "true"); err != nil {
-				return err
+				return fmt.Errorf("%w\n%s", err, l.said(ours))
 			}
 			sheet.add(r.peer, "run --rm x -- true, ms", millis(time.Since(began)))
 		}
