@@ -45,6 +45,12 @@ func traffic(t *testing.T) {
 		}
 	}
 	secured(t, "shop", "web")
+	for _, view := range []string{"stat", "edges", "proxies"} {
+		eventually(t, "tulle "+view+" shows the service", func() (bool, string) {
+			out := must(t, view, "-o", "wide")
+			return strings.Contains(out, "web.shop"), out
+		})
+	}
 	refused(t, "still have a proxy, in shop", "uninstall")
 }
 
