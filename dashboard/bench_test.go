@@ -17,7 +17,7 @@ func BenchmarkTable(b *testing.B) {
 	c.began, c.open = now, sliceAt(now)
 	for i := range 100 {
 		r := newRecord(testID(fmt.Sprint("s", i)), fmt.Sprintf("s%d-1", i), now)
-		r.session, r.attached, r.counted, r.pace = 1, now, now, usualPace
+		r.session, r.attached, r.counted = 1, now, now
 		c.records[recordKey{r.id, r.workload}] = r
 	}
 	traffics := map[*record][]*traffic{}

@@ -38,6 +38,7 @@ type Collector struct {
 	open     int64               // the oldest slice that may still be added to
 	history  *history
 	changes  changes
+	pace     time.Duration // at which proxies are to report
 	advanced time.Time
 	swept    time.Time
 	reports  uint64 // taken
@@ -70,7 +71,7 @@ func NewCollector(config Config) (*Collector, error) {
 		history: newHistory(config.HistoryBytes, config.MaxSeries),
 	}
 	c.routes = newRoutes(c.taps)
-	c.open = sliceAt(c.began)
+	c.open, c.pace = sliceAt(c.began), usualPace
 	if config.HistoryDir != "" {
 		next, err := c.history.load(config.HistoryDir, c.open, config.Log)
 		if err != nil {
@@ -106,12 +107,6 @@ func (c *Collector) Attach(stream tullev1.Telemetry_AttachServer) error {
 	}
 	said := false
 	defer func() { c.detach(s, said) }()
-	if s.pace > usualPace {
-		pace := &tullev1.Pace{ReportEveryMs: uint32(s.pace.Milliseconds())}
-		if err := stream.Send(&tullev1.ControlMessage{Message: &tullev1.ControlMessage_Pace{Pace: pace}}); err != nil {
-			return err
-		}
-	}
 
 	var control sync.WaitGroup
 	control.Go(func() { c.taps.instruct(ctx, stream.Send) })
@@ -127,13 +122,17 @@ type session struct {
 	number uint64
 	record *record
 	client tapClient
-	pace   time.Duration // at which the proxy is to report
 }
 
+// usualPace is how often proxies report; of a mesh with many, less often.
+const usualPace = time.Second
+
+var paces = []struct {
+	proxies int // more than so many
+	every   time.Duration
+}{{500, 5 * time.Second}, {200, 2 * time.Second}, {0, usualPace}}
+
 const (
-	usualPace = time.Second
-	calmPace  = 2 * time.Second // of a mesh with many proxies
-	manyCount = 200             // of proxies
 	// longestGap is how far back a report may reach and still be taken to tell
 	// of the slices that are open.
 	longestGap = 15 * time.Second
@@ -222,11 +221,9 @@ func (c *Collector) attach(ctx context.Context, id mesh.ID, hello *tullev1.Hello
 	r.session, r.start, r.version, r.redirect = c.sessions, hello.StartUnixMs, hello.Version, hello.Redirect
 	r.attached, r.heard = now, time.Time{}
 	r.address, r.cert = peerFacts(ctx, r.cert)
-	if r.pace = usualPace; len(c.records) > manyCount {
-		r.pace = calmPace
-	}
+	c.setPaceLocked()
 	c.config.Log.Info("proxy attached", "workload", r.workload, "identity", r.name, "version", r.version)
-	return session{c.sessions, r, tapClient{id: id, workload: r.workload}, r.pace}, nil
+	return session{c.sessions, r, tapClient{id: id, workload: r.workload}}, nil
 }
 
 // detach ends a session; said tells whether the proxy said that it would go.
@@ -240,6 +237,19 @@ func (c *Collector) detach(s session, said bool) {
 			c.changes.add(now, Change{Kind: proxyLost, Service: r.id.Account, Workload: r.workload, Text: "the proxy of " + r.workload + " is gone without a word"})
 		}
 		c.config.Log.Info("proxy gone", "workload", s.record.workload, "said", said)
+	}
+}
+
+// setPaceLocked asks all proxies to report as often as their number allows.
+func (c *Collector) setPaceLocked() {
+	for _, p := range paces {
+		if len(c.records) > p.proxies {
+			if c.pace != p.every {
+				c.pace = p.every
+				c.taps.pace.Store(&p.every)
+			}
+			return
+		}
 	}
 }
 
@@ -307,7 +317,7 @@ func (c *Collector) advanceLocked(now time.Time, must bool) {
 func (c *Collector) completeLocked(n int64, now time.Time) bool {
 	end := sliceStart(n + 1)
 	for _, r := range c.records {
-		if r.session != 0 && r.heard.Before(end) && now.Sub(end) < 2*r.pace+time.Second {
+		if r.session != 0 && r.heard.Before(end) && now.Sub(end) < 2*c.pace+time.Second {
 			return false
 		}
 	}
@@ -396,6 +406,7 @@ func (c *Collector) sweepLocked(now time.Time) {
 	for key, r := range c.records {
 		if r.session == 0 && now.Sub(r.gone) > keepGone {
 			c.retireLocked(key, r)
+			c.setPaceLocked()
 		}
 	}
 }

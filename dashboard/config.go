@@ -9,6 +9,15 @@ import (
 	"github.com/tulle-mesh/tulle/mesh"
 )
 
+// GCPercent is the garbage collector's setting (GOGC) of a process that has a
+// Collector: it holds much that lives for long and makes little garbage, so
+// memory is dearer than the collector's time.
+const GCPercent = 20
+
+// MemoryTarget is how much memory such a process needs at most for a thousand
+// proxies (see debug.SetMemoryLimit), in bytes; its program comes on top.
+const MemoryTarget = 128 << 20
+
 // Config says what a Collector may trust and how much it may keep.
 type Config struct {
 	// PeerID returns who the caller proved to be by its TLS connection.
@@ -22,7 +31,7 @@ type Config struct {
 	MaxProxies   int          // proxies known at a time; 0: 2000
 	MaxEdges     int          // edges kept apart for each proxy, the rest counts as "other"; 0: 512
 	MaxSeries    int          // edges and replicas of the mesh kept apart over time, the rest counts as "other"; 0: 32768
-	HistoryBytes int          // that the last hour may take before old slices are merged; 0: 64 MiB
+	HistoryBytes int          // that the last hour may take before old slices are merged; 0: 16 MiB
 	HistoryDir   string       // where the last hour is kept over a restart; "": nowhere
 	Log          *slog.Logger // nil: nowhere
 }
@@ -40,7 +49,7 @@ func (c Config) Validate() error {
 }
 
 func (c Config) withDefaults() Config {
-	for value, otherwise := range map[*int]int{&c.MaxProxies: 2000, &c.MaxEdges: 512, &c.MaxSeries: 32 << 10, &c.HistoryBytes: 64 << 20} {
+	for value, otherwise := range map[*int]int{&c.MaxProxies: 2000, &c.MaxEdges: 512, &c.MaxSeries: 32 << 10, &c.HistoryBytes: 16 << 20} {
 		if *value == 0 {
 			*value = otherwise
 		}

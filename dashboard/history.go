@@ -8,11 +8,18 @@ import (
 const (
 	// keepSlices is how many slices are kept: an hour.
 	keepSlices = int64(time.Hour / slice)
-	// fineSlices are never made longer to save memory: ten minutes.
-	fineSlices = int64(10 * time.Minute / slice)
-	// coarseSpan is what older slices are made into where memory is short.
+	// coarseSpan is what old slices are made into where memory is short.
 	coarseSpan = int64(time.Minute / slice)
 )
+
+// savings are what is done where memory is short, one after the other until it
+// is enough: slices older than some are merged into longer ones. Percentiles
+// stay exact, only the time of what was counted becomes vaguer.
+var savings = []struct{ olderThan, span int64 }{
+	{int64(10 * time.Minute / slice), coarseSpan},
+	{int64(2 * time.Minute / slice), coarseSpan},
+	{int64(10 * time.Minute / slice), 10 * coarseSpan},
+}
 
 // seriesKey names what is kept apart over time: an edge (a caller of a
 // service) or a replica of a service. What services come to is the sum of
@@ -44,8 +51,8 @@ func (k seriesKey) overflow(level int) seriesKey {
 }
 
 // history keeps what each slice of the last hour added to each series, within
-// a budget of bytes: where that is short, the oldest slices are merged into
-// minutes, exactly, and after that let go. Collector.mu guards it.
+// a budget of bytes: where that is short, old slices are merged into longer
+// ones, and after that let go. Collector.mu guards it.
 type history struct {
 	columns []*column // oldest first, without overlap
 	bytes   int       // of columns
@@ -123,10 +130,20 @@ func (h *history) push(c *column) {
 		h.drop(1)
 	}
 	for h.bytes > h.budget && len(h.columns) > 1 {
-		if !h.coarsen(newest - fineSlices) {
+		if !h.save(newest) {
 			h.drop(1)
 		}
 	}
+}
+
+// save does the first of the savings that there is something to be had from.
+func (h *history) save(newest int64) bool {
+	for _, s := range savings {
+		if h.coarsen(newest-s.olderThan, s.span) {
+			return true
+		}
+	}
+	return false
 }
 
 // drop lets go of the oldest columns. Snapshots share the old array.
@@ -137,17 +154,17 @@ func (h *history) drop(n int) {
 	h.columns = slices.Clone(h.columns[n:])
 }
 
-// coarsen merges the oldest slices of one minute that ended before a slice, and
-// returns false if there are none.
-func (h *history) coarsen(before int64) bool {
-	minute := func(c *column) int64 { return c.first / coarseSpan }
+// coarsen merges the oldest columns within one span of slices that ended before
+// a slice, and returns false if there are none.
+func (h *history) coarsen(before, span int64) bool {
+	group := func(c *column) int64 { return c.first / span }
 	for from := 0; from < len(h.columns); from++ {
 		first := h.columns[from]
-		if (minute(first)+1)*coarseSpan > before {
+		if (group(first)+1)*span > before {
 			return false
 		}
 		to := from + 1
-		for to < len(h.columns) && minute(h.columns[to]) == minute(first) && h.columns[to].first == h.columns[to-1].first+h.columns[to-1].span {
+		for to < len(h.columns) && group(h.columns[to]) == group(first) && h.columns[to].first == h.columns[to-1].first+h.columns[to-1].span {
 			to++
 		}
 		if to == from+1 {

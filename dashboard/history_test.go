@@ -135,7 +135,7 @@ func TestHistoryStaysWithinItsBudget(t *testing.T) {
 	}{
 		"enough":   {64 << 20, 20, true},
 		"short":    {200 << 10, 20, true},
-		"very few": {40 << 10, 20, false},
+		"very few": {6 << 10, 20, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHistory(tc.budget, 1000)

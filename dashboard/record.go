@@ -34,7 +34,6 @@ type record struct {
 	attached time.Time
 	heard    time.Time // of the last report, zero before the first of this session
 	counted  time.Time // up to when its counters are known; zero: nobody knows
-	pace     time.Duration
 	gone     time.Time
 	ended    bool // it is gone because it said so
 	cert     certificate

@@ -179,7 +179,7 @@ func (c *Collector) spanLocked(columns []*column, now time.Time) (d time.Duratio
 func (c *Collector) coveredLocked(now time.Time) time.Time {
 	var behind, n time.Duration
 	for _, r := range c.records {
-		if late := now.Sub(r.heard); r.session != 0 && !r.heard.IsZero() && late < 3*r.pace {
+		if late := now.Sub(r.heard); r.session != 0 && !r.heard.IsZero() && late < 3*c.pace {
 			behind += late
 			n++
 		}

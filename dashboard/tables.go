@@ -26,7 +26,7 @@ type sum struct {
 	open     uint64
 	outcomes tally[string]
 	statuses tally[uint32]
-	points   *[historySlices]uint64 // requests in each of the last slices
+	points   *[historySlices]float64 // requests in each of the last slices
 }
 
 func (s *sum) count(c counts, security string) {
@@ -65,7 +65,7 @@ func (s *snapshot) tables() *tables {
 	shown(t.replicas, maxReplicaRows)
 	shown(t.services, maxServiceRows)
 	t.decided = true
-	t.all.latency, t.all.points = new([mesh.Buckets]uint64), new([historySlices]uint64)
+	t.all.latency, t.all.points = new([mesh.Buckets]uint64), new([historySlices]float64)
 	t.addLatencies()
 	t.addPoints()
 	return t
@@ -167,7 +167,7 @@ func shown[K comparable](sums map[K]*sum, limit int) {
 		if sum.counts.requests > 0 {
 			sum.latency = new([mesh.Buckets]uint64)
 		}
-		sum.points = new([historySlices]uint64)
+		sum.points = new([historySlices]float64)
 	}
 }
 
@@ -202,18 +202,17 @@ func (t *tables) addLatencies() {
 func (t *tables) addPoints() {
 	oldest := t.newest - historySlices + 1
 	for _, c := range t.recent {
-		i := c.first - oldest
-		if i < 0 || i >= historySlices {
-			continue
+		from, to := max(c.first-oldest, 0), min(c.first+c.span-oldest, historySlices)
+		for i := from; i < to; i++ {
+			t.known[i] = true
 		}
-		t.known[i] = true
 		c.each(func(id uint32, a amount) bool {
 			if t.byID[id] == nil {
 				t.byID[id] = t.sumsOf(t.keys[id].edge, t.keys[id].replica)
 			}
 			for _, sum := range t.byID[id] {
-				if sum.points != nil {
-					sum.points[i] = add(sum.points[i], a.counts.requests)
+				for i := from; i < to && sum.points != nil; i++ {
+					sum.points[i] += float64(a.counts.requests) / float64(c.span)
 				}
 			}
 			return true
@@ -263,7 +262,7 @@ func (t *tables) points(s *sum) Points {
 		case !t.known[i]:
 			points[i] = math.NaN()
 		case s.points != nil:
-			points[i] = round(float64(s.points[i])/slice.Seconds(), 10)
+			points[i] = round(s.points[i]/slice.Seconds(), 10)
 		}
 	}
 	return points

@@ -99,6 +99,7 @@ var statusPattern = regexp.MustCompile(`^[1-9]([0-9]{2}|xx)$`)
 // sending only while there is a reader.
 type taps struct {
 	wanted mesh.Latest[instruction]
+	pace   mesh.Latest[time.Duration] // at which proxies are to report; nil: as usual
 
 	mu      sync.Mutex
 	readers map[*tap]struct{}
@@ -179,11 +180,20 @@ func (t *taps) instructLocked() {
 	})
 }
 
-// instruct tells one proxy to start and stop until ctx ends or send fails. A
+// instruct tells one proxy how often to report, and to start and stop, until ctx ends or send fails. A
 // new tap starts before the old one stops, so that nothing is missed between.
 func (t *taps) instruct(ctx context.Context, send func(*tullev1.ControlMessage) error) {
 	var running uint64
+	told := usualPace
 	for {
+		pace, paceChanged := t.pace.Watch()
+		if pace != nil && *pace != told {
+			told = *pace
+			m := &tullev1.Pace{ReportEveryMs: uint32(told.Milliseconds())}
+			if send(&tullev1.ControlMessage{Message: &tullev1.ControlMessage_Pace{Pace: m}}) != nil {
+				return
+			}
+		}
 		now, changed := t.wanted.Watch()
 		if now != nil && now.id != running {
 			old := running
@@ -202,6 +212,7 @@ func (t *taps) instruct(ctx context.Context, send func(*tullev1.ControlMessage) 
 		select {
 		case <-ctx.Done():
 			return
+		case <-paceChanged:
 		case <-changed:
 		}
 	}

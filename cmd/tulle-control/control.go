@@ -63,6 +63,7 @@ type control struct {
 	namespaces *injectkube.Namespaces // nil: switched off
 
 	proxies   *grpc.Server
+	page      *dashboard.Site // nil: switched off
 	servers   []*server
 	listeners []net.Listener // not yet handed over
 }
@@ -201,6 +202,7 @@ func (p *control) composeDashboard() error {
 	if err != nil {
 		return err
 	}
+	p.page = page
 	p.servers = append(p.servers, &server{name: "dashboard", http: dashboard.NewServer(page)})
 	return nil
 }
@@ -256,6 +258,9 @@ func (p *control) run(ctx context.Context) error {
 				failed <- fmt.Errorf("%s: %w", what, err)
 			}
 		})
+	}
+	if p.page != nil {
+		start("dashboard's view", func() error { return p.page.Run(background) })
 	}
 	start("authority", func() error { return p.keeper.Run(background) })
 	start("cluster", func() error { return p.source.Run(background) })

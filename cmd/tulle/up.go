@@ -8,9 +8,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
 	"github.com/tulle-mesh/tulle/cmd/tulle/host"
+	"github.com/tulle-mesh/tulle/dashboard"
 )
 
 const upAbout = `
@@ -43,6 +45,12 @@ func runUp(ctx context.Context, env *command.Env, args []string) int {
 		tell = teller()
 		c.Ready = func() { tell(started{}) }
 	}
+	if env.Getenv("GOGC") == "" {
+		debug.SetGCPercent(dashboard.GCPercent)
+	}
+	if env.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(dashboard.MemoryTarget)
+	}
 	err = host.Run(ctx, c)
 	if err != nil {
 		tell(started{Error: err.Error(), Code: command.Failure})
@@ -62,7 +70,7 @@ func parseUp(env *command.Env, args []string) (c host.Config, detach, background
 	net6 := f.String("network6", network6, "IPv6 `NETWORK` for the mesh")
 	noMasquerade := f.Bool("no-masquerade", false, "leave forwarding alone: workloads reach only each other and this host")
 	backend := f.String("redirect", "auto", "redirect by `BACKEND`: auto, ebpf, nftables or iptables")
-	dashboard := f.String("dashboard", "127.0.0.1:4180", "serve the dashboard at `ADDRESS`")
+	page := f.String("dashboard", "127.0.0.1:4180", "serve the dashboard at `ADDRESS`")
 	history := f.String("history", "", "keep the dashboard's last hour in `DIR` over a restart")
 	prometheus := f.String("prometheus", "", "draw series from the Prometheus at `URL`, which scrapes the proxies")
 	verbose := f.Bool("verbose", false, "log more")
@@ -79,7 +87,7 @@ func parseUp(env *command.Env, args []string) (c host.Config, detach, background
 	}
 	c = host.Config{
 		RunDir: *run, StateDir: *state, Catalog: *catalog, Masquerade: !*noMasquerade, Redirect: *backend,
-		Dashboard: *dashboard, History: *history, Prometheus: *prometheus, Version: version, Out: env.Stdout,
+		Dashboard: *page, History: *history, Prometheus: *prometheus, Version: version, Out: env.Stdout,
 		Log: slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: level})),
 	}
 	for _, n := range []struct {

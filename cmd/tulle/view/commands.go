@@ -37,7 +37,7 @@ type options struct {
 func newOptions(synopsis, about string, windowed bool) options {
 	o := options{flags: command.NewFlags(synopsis, about)}
 	o.run = o.flags.RunDir()
-	o.output = o.flags.String("output", "table", "`FORMAT`: table, wide or json")
+	o.output = o.flags.String("output", "table", outputs)
 	o.flags.Short("o", "output")
 	o.watch = o.flags.Bool("watch", false, "show it anew each second until Ctrl-C")
 	o.flags.Short("w", "watch")
@@ -56,10 +56,8 @@ func (o options) parse(env *command.Env, args []string) (operand string, err err
 	if len(operands) > 1 {
 		return "", command.Usagef("too many names: %q; give one or none", operands)
 	}
-	switch *o.output {
-	case "table", "wide", "json":
-	default:
-		return "", command.Usagef("--output %s: must be table, wide or json", *o.output)
+	if err := checkOutput(*o.output); err != nil {
+		return "", err
 	}
 	if o.since != nil {
 		if _, err := dashboard.ParseWindow(*o.since); err != nil {
@@ -70,6 +68,28 @@ func (o options) parse(env *command.Env, args []string) (operand string, err err
 		operand = operands[0]
 	}
 	return operand, nil
+}
+
+// outputs are how every command can show what it has.
+const outputs = "`FORMAT`: table, wide or json"
+
+func checkOutput(output string) error {
+	if output != "table" && output != "wide" && output != "json" {
+		return command.Usagef("--output %s: must be table, wide or json", output)
+	}
+	return nil
+}
+
+// view is what the commands that show tables have in common: draw asks for what
+// is about the name, or about all where it is "", and writes it.
+func (o options) view(ctx context.Context, env *command.Env, args []string, draw func(c *client, w io.Writer, name string) error) int {
+	name, err := o.parse(env, args)
+	if err != nil {
+		return finish(ctx, env, err)
+	}
+	c := newClient(*o.run)
+	defer c.close()
+	return finish(ctx, env, o.show(ctx, env, func(w io.Writer) error { return draw(c, w, name) }))
 }
 
 func (o options) wide() bool { return *o.output == "wide" }

@@ -15,13 +15,7 @@ import (
 
 func proxies(ctx context.Context, env *command.Env, args []string) int {
 	o := newOptions("proxies [NAME] [flags]", "Shows the proxy beside each workload: its memory, its connections and when its certificate expires.", false)
-	name, err := o.parse(env, args)
-	if err != nil {
-		return finish(ctx, env, err)
-	}
-	c := newClient(*o.run)
-	defer c.close()
-	err = o.show(ctx, env, func(w io.Writer) error {
+	return o.view(ctx, env, args, func(c *client, w io.Writer, name string) error {
 		var answer dashboard.Answer[dashboard.Proxy]
 		if err := c.get(ctx, "proxies", o.query(name), &answer); err != nil {
 			return err
@@ -35,7 +29,6 @@ func proxies(ctx context.Context, env *command.Env, args []string) int {
 		}
 		return writeProxies(w, answer.Items, answer.Now, o.wide(), colours(env))
 	})
-	return finish(ctx, env, err)
 }
 
 func writeProxies(w io.Writer, proxies []dashboard.Proxy, now time.Time, wide, colours bool) error {
@@ -65,13 +58,7 @@ func writeProxies(w io.Writer, proxies []dashboard.Proxy, now time.Time, wide, c
 
 func identity(ctx context.Context, env *command.Env, args []string) int {
 	o := newOptions("identity [NAME] [flags]", "Shows the identity of a service or replica, and the certificates that prove it. Without a NAME: all identities.", false)
-	name, err := o.parse(env, args)
-	if err != nil {
-		return finish(ctx, env, err)
-	}
-	c := newClient(*o.run)
-	defer c.close()
-	err = o.show(ctx, env, func(w io.Writer) error {
+	return o.view(ctx, env, args, func(c *client, w io.Writer, name string) error {
 		var answer dashboard.Identities
 		if err := c.get(ctx, "identities", o.query(name), &answer); err != nil {
 			return err
@@ -92,7 +79,6 @@ func identity(ctx context.Context, env *command.Env, args []string) int {
 		}
 		return nil
 	})
-	return finish(ctx, env, err)
 }
 
 func writeIdentities(w io.Writer, identities []dashboard.Identity, now time.Time, colours bool) error {

@@ -13,13 +13,7 @@ import (
 func stat(ctx context.Context, env *command.Env, args []string) int {
 	o := newOptions("stat [SERVICE] [flags]", "Shows requests per second, success and latency of each service. With -o wide also its replicas: "+
 		"how the balancers share requests out between them.", true)
-	service, err := o.parse(env, args)
-	if err != nil {
-		return finish(ctx, env, err)
-	}
-	c := newClient(*o.run)
-	defer c.close()
-	err = o.show(ctx, env, func(w io.Writer) error {
+	return o.view(ctx, env, args, func(c *client, w io.Writer, service string) error {
 		var services dashboard.Answer[dashboard.Service]
 		var replicas dashboard.Answer[dashboard.Replica]
 		if err := c.get(ctx, "services", o.query(service), &services); err != nil {
@@ -46,7 +40,6 @@ func stat(ctx context.Context, env *command.Env, args []string) int {
 		}
 		return writeServices(w, services.Items, replicas.Items, o.wide(), colours(env))
 	})
-	return finish(ctx, env, err)
 }
 
 func writeServices(w io.Writer, services []dashboard.Service, replicas []dashboard.Replica, wide, colours bool) error {
@@ -114,13 +107,7 @@ func mtls(share *float64) cell {
 
 func edges(ctx context.Context, env *command.Env, args []string) int {
 	o := newOptions("edges [SERVICE] [flags]", "Shows who calls whom: requests per second, success, latency, and whether mutual TLS protects it.", true)
-	name, err := o.parse(env, args)
-	if err != nil {
-		return finish(ctx, env, err)
-	}
-	c := newClient(*o.run)
-	defer c.close()
-	err = o.show(ctx, env, func(w io.Writer) error {
+	return o.view(ctx, env, args, func(c *client, w io.Writer, name string) error {
 		var answer dashboard.Answer[dashboard.Edge]
 		if err := c.get(ctx, "edges", o.query(name), &answer); err != nil {
 			return err
@@ -134,7 +121,6 @@ func edges(ctx context.Context, env *command.Env, args []string) int {
 		}
 		return writeEdges(w, answer.Items, o.wide(), colours(env))
 	})
-	return finish(ctx, env, err)
 }
 
 func writeEdges(w io.Writer, edges []dashboard.Edge, wide, colours bool) error {

@@ -23,12 +23,16 @@ type tapFlags struct {
 	method, path, status, client *string
 	slower                       *time.Duration
 	max                          *int
+	output                       *string
 }
 
 func newTapFlags(synopsis, about string, rate int) tapFlags {
 	f := command.NewFlags(synopsis, about)
+	output := f.String("output", "table", outputs)
+	f.Short("o", "output")
 	return tapFlags{
 		flags:  f,
+		output: output,
 		run:    f.RunDir(),
 		method: f.String("method", "", "only requests with this `METHOD`"),
 		path:   f.String("path", "", "only paths that begin with `PREFIX`"),
@@ -47,6 +51,9 @@ func (f tapFlags) query(env *command.Env, args []string) (url.Values, error) {
 	}
 	if len(operands) > 1 {
 		return nil, command.Usagef("too many services: %q; give one or none", operands)
+	}
+	if err := checkOutput(*f.output); err != nil {
+		return nil, err
 	}
 	if err := (dashboard.Filter{Status: *f.status}).Validate(); err != nil {
 		return nil, command.Usagef("--%v", err)
@@ -74,12 +81,7 @@ func (f tapFlags) query(env *command.Env, args []string) (url.Values, error) {
 
 func tap(ctx context.Context, env *command.Env, args []string) int {
 	f := newTapFlags("tap [SERVICE] [flags]", "Prints requests to and from a service, or all of the mesh, as they happen; Ctrl-C ends it.", 50)
-	output := f.flags.String("output", "table", "`FORMAT`: table or json, one object a line")
-	f.flags.Short("o", "output")
 	query, err := f.query(env, args)
-	if err == nil && *output != "table" && *output != "json" {
-		err = command.Usagef("--output %s: must be table or json", *output)
-	}
 	if err != nil {
 		return finish(ctx, env, err)
 	}
@@ -90,7 +92,7 @@ func tap(ctx context.Context, env *command.Env, args []string) int {
 	}
 	colours := colours(env)
 	err = c.events(ctx, "tap", query, func(data []byte) error {
-		if *output == "json" {
+		if *f.output == "json" {
 			_, err := fmt.Fprintf(env.Stdout, "%s\n", escaped(data))
 			return err
 		}
@@ -98,13 +100,13 @@ func tap(ctx context.Context, env *command.Env, args []string) int {
 		if err := json.Unmarshal(data, &e); err != nil {
 			return fmt.Errorf("read tap: %w", err)
 		}
-		return writeEvent(env.Stdout, &e, colours)
+		return writeEvent(env.Stdout, &e, *f.output == "wide", colours)
 	})
 	return finish(ctx, env, err)
 }
 
-// writeEvent prints one line, wide enough for common names to line up.
-func writeEvent(w io.Writer, e *dashboard.Event, colours bool) error {
+// writeEvent prints one line, in which common names line up.
+func writeEvent(w io.Writer, e *dashboard.Event, wide, colours bool) error {
 	request := printable(strings.TrimSpace(e.Method + " " + e.Path))
 	if request == "" {
 		request = printable(e.Protocol)
@@ -124,11 +126,22 @@ func writeEvent(w io.Writer, e *dashboard.Event, colours bool) error {
 		faint.paint(e.Time.Local().Format("15:04:05.000"), colours),
 		either(e.SourceWorkload, e.Source), faint.paint("->", colours), either(e.Workload, e.Service),
 		s.tone.paint(fmt.Sprintf("%-9s", s.text), colours), t.paint(printable(result), colours), fmt.Sprintf("%6s", interval(e.Duration)), request)
+	if wide {
+		line += faint.paint(fmt.Sprintf("  %s  from %s  host %s  sent %s  received %s  first byte %s", orDash(e.Protocol), orDash(either(e.SourceIdentity, e.SourceAddress)),
+			orDash(printable(e.Host)), orDash(size(e.Sent)), orDash(size(e.Received)), interval(e.FirstByte)), colours)
+	}
 	if e.Dropped > 0 {
 		line += faint.paint(fmt.Sprintf("  (%d more before it)", e.Dropped), colours)
 	}
 	_, err := fmt.Fprintln(w, line)
 	return err
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return printable(s)
 }
 
 func either(a, b string) string {

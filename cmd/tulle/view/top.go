@@ -50,7 +50,7 @@ func top(ctx context.Context, env *command.Env, args []string) int {
 			}
 		})
 	}()
-	err = watchPaths(env, events, failed)
+	err = watchPaths(env, *f.output, events, failed)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil
 	}
@@ -59,12 +59,18 @@ func top(ctx context.Context, env *command.Env, args []string) int {
 
 // watchPaths counts until the events end, and draws each second on a terminal,
 // at the end elsewhere.
-func watchPaths(env *command.Env, events <-chan dashboard.Event, failed <-chan error) error {
+func watchPaths(env *command.Env, output string, events <-chan dashboard.Event, failed <-chan error) error {
 	s := screen{out: env.Stdout, terminal: isTerminal(env.Stdout), again: true}
 	paths := pathTable{rows: map[pathKey]*pathRow{}}
 	draw := func() error {
-		return s.draw(func(w io.Writer) error { return paths.write(w, colours(env)) })
+		return s.draw(func(w io.Writer) error {
+			if output == "json" {
+				return writeJSON(w, paths.sorted())
+			}
+			return paths.write(w, output == "wide", colours(env))
+		})
 	}
+	s.terminal = s.terminal && output != "json" // that is written once
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -86,12 +92,19 @@ func watchPaths(env *command.Env, events <-chan dashboard.Event, failed <-chan e
 	}
 }
 
-type pathKey struct{ source, service, request string }
+type pathKey struct {
+	Source  string `json:"source"`
+	Service string `json:"service"`
+	Request string `json:"request"`
+}
 
 type pathRow struct {
 	pathKey
-	count, failed      uint64
-	sum, best, slowest float64 // seconds
+	Count   uint64  `json:"requests"`
+	Failed  uint64  `json:"failures"`
+	Fastest float64 `json:"fastest_s"`
+	Slowest float64 `json:"slowest_s"`
+	Sum     float64 `json:"sum_s"`
 }
 
 // pathTable counts requests by who asked whom for what.
@@ -103,38 +116,51 @@ type pathTable struct {
 func (t *pathTable) add(e *dashboard.Event) {
 	path, _, _ := strings.Cut(e.Path, "?")
 	key := pathKey{e.Source, e.Service, strings.TrimSpace(e.Method + " " + path)}
-	if key.request == "" {
-		key.request = e.Protocol
+	if key.Request == "" {
+		key.Request = e.Protocol
 	}
 	if t.rows[key] == nil && len(t.rows) >= topPaths {
 		key = pathKey{e.Source, e.Service, "(other paths)"}
 	}
 	row := t.rows[key]
 	if row == nil {
-		row = &pathRow{pathKey: key, best: e.Duration}
+		row = &pathRow{pathKey: key, Fastest: e.Duration}
 		t.rows[key] = row
 	}
-	row.count++
+	row.Count++
 	if e.Outcome != "success" {
-		row.failed++
+		row.Failed++
 	}
-	row.sum += e.Duration
-	row.best, row.slowest = min(row.best, e.Duration), max(row.slowest, e.Duration)
+	row.Sum += e.Duration
+	row.Fastest, row.Slowest = min(row.Fastest, e.Duration), max(row.Slowest, e.Duration)
 	t.dropped += e.Dropped
 }
 
-func (t *pathTable) write(w io.Writer, colours bool) error {
+// sorted are the rows to show, the most requested first.
+func (t *pathTable) sorted() []*pathRow {
 	rows := make([]*pathRow, 0, len(t.rows))
 	for _, r := range t.rows {
 		rows = append(rows, r)
 	}
 	slices.SortFunc(rows, func(a, b *pathRow) int {
-		return cmp.Or(cmp.Compare(b.count, a.count), strings.Compare(a.request, b.request), strings.Compare(a.source, b.source), strings.Compare(a.service, b.service))
+		return cmp.Or(cmp.Compare(b.Count, a.Count), strings.Compare(a.Request, b.Request), strings.Compare(a.Source, b.Source), strings.Compare(a.Service, b.Service))
 	})
-	table := newTable("FROM", "TO", "COUNT", "FAILED", "FASTEST", "MEAN", "SLOWEST", "REQUEST")
-	for _, r := range rows[:min(len(rows), topRows)] {
-		table.add(word(r.source), word(r.service, strong), number(count(r.count)), failures(r.failed),
-			number(interval(r.best)), number(interval(r.sum/float64(r.count))), number(interval(r.slowest)), word(r.request))
+	return rows[:min(len(rows), topRows)]
+}
+
+func (t *pathTable) write(w io.Writer, wide, colours bool) error {
+	head := []string{"FROM", "TO", "COUNT", "FAILED", "FASTEST", "MEAN", "SLOWEST", "REQUEST"}
+	if wide {
+		head = slices.Insert(head, 7, "SUM")
+	}
+	table := newTable(head...)
+	for _, r := range t.sorted() {
+		row := []cell{word(r.Source), word(r.Service, strong), number(count(r.Count)), failures(r.Failed),
+			number(interval(r.Fastest)), number(interval(r.Sum / float64(r.Count))), number(interval(r.Slowest)), word(r.Request)}
+		if wide {
+			row = slices.Insert(row, 7, number(interval(r.Sum)))
+		}
+		table.add(row...)
 	}
 	if err := table.write(w, colours); err != nil || t.dropped == 0 {
 		return err

@@ -144,7 +144,7 @@ func TestErrorsSayWhatToType(t *testing.T) {
 		"edges --since 2h":                   {2, "from 5s to 1h"},
 		"tap --status teapot":                {2, "tulle: --status=teapot: must be"},
 		"tap --max-rps 0":                    {2, "between 1 and 1000"},
-		"tap -o wide":                        {2, "table or json"},
+		"tap -o yaml":                        {2, "table, wide or json"},
 		"tap a b":                            {2, "give one or none"},
 		"dashboard web":                      {2, "takes no name"},
 		"proxies --wtach":                    {2, "did you mean --watch?"},
@@ -209,6 +209,14 @@ func TestTapAndTop(t *testing.T) {
 	stdout, _, _ = run(t, t.Context(), "tap", "-o", "json", "--run", dir)
 	if strings.Count(stdout, "\n") != 4 || !strings.HasPrefix(stdout, `{"time"`) {
 		t.Errorf("as JSON: %q", stdout)
+	}
+	stdout, _, _ = run(t, t.Context(), "tap", "-o", "wide", "--run", dir)
+	compare(t, filepath.Join("testdata", "tap-wide.txt"), withoutZone(stdout))
+	stdout, _, _ = run(t, t.Context(), "top", "-o", "wide", "--run", dir)
+	compare(t, filepath.Join("testdata", "top-wide.txt"), stdout)
+	stdout, _, _ = run(t, t.Context(), "top", "-o", "json", "--run", dir)
+	if !strings.HasPrefix(stdout, "[{") || !strings.Contains(stdout, `{"source":"192.0.2.1","service":"web","request":"GET /items/1","requests":1,"failures":1,`) || strings.Count(stdout, "\n") != 1 {
+		t.Errorf("as JSON: %s", stdout)
 	}
 	stdout, _, _ = run(t, t.Context(), "top", "--run", dir)
 	compare(t, filepath.Join("testdata", "top.txt"), stdout)
