@@ -41,9 +41,12 @@ const (
 
 // connect returns a client of the cluster.
 func connect(c *config) (kubernetes.Interface, error) {
-	conf, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+	conf, err := rest.InClusterConfig()
+	if c.Kubeconfig != "" {
+		conf, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("no cluster: %w", err)
+		return nil, fmt.Errorf("no cluster (-kubeconfig FILE names one, from outside): %w", err)
 	}
 	conf.UserAgent = "tulle-control/" + version
 	conf.QPS, conf.Burst = apiRate, apiBurst

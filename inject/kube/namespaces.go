@@ -31,6 +31,9 @@ const (
 	// look is how often a pass is made at least: pods that bring their proxy
 	// along need the roots soon.
 	look = 5 * time.Second
+	// soon is when it is made again after one that did not do everything: the
+	// installer may not have applied everything yet.
+	soon = 500 * time.Millisecond
 	// again is after how long what was written is looked at: somebody may have
 	// changed it.
 	again = 5 * time.Minute
@@ -157,18 +160,28 @@ func (n *Namespaces) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), n.informer.HasSynced) {
 		return nil
 	}
-	ticker := time.NewTicker(n.look)
-	defer ticker.Stop()
-	for {
+	for problem := ""; ; {
 		pem, changed := n.config.Roots()
-		if err := n.pass(ctx, pem, time.Now()); err != nil && ctx.Err() == nil {
-			n.config.Log.Error("a namespace or the webhook could not be brought up to date; trying again", "reason", err)
+		next := n.look
+		switch err := n.pass(ctx, pem, time.Now()); {
+		case err == nil:
+			problem = ""
+		case ctx.Err() == nil && err.Error() != problem:
+			problem = err.Error()
+			n.config.Log.Warn("a namespace or the webhook is not up to date yet; trying again", "reason", err)
+			fallthrough
+		default:
+			next = min(next, soon)
 		}
+		timer := time.NewTimer(next)
 		select {
 		case <-changed:
 		case <-n.wake:
-		case <-ticker.C:
+		case <-timer.C:
 		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
 			return nil
 		}
 	}

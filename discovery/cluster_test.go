@@ -1,0 +1,187 @@
+package discovery
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+func addr(s string) netip.Addr         { return netip.MustParseAddr(s) }
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+// endpoint is "ADDR:PORT[ node=N][ zone=Z]…[ ending]".
+func endpoint(text string) ClusterEndpoint {
+	words := strings.Fields(text)
+	e := ClusterEndpoint{Addr: addrPort(words[0]), Workload: "w", ID: mesh.ID{TrustDomain: "cluster.local", Namespace: "shop", Account: "web"}}
+	for _, w := range words[1:] {
+		key, value, _ := strings.Cut(w, "=")
+		switch key {
+		case "node":
+			e.Node = value
+		case "zone":
+			e.Zones = append(e.Zones, value)
+		case "ending":
+			e.Terminating = true
+		}
+	}
+	return e
+}
+
+func clusterOf(nodeLocal bool, endpoints ...string) *Cluster {
+	s := &ClusterService{Name: "web", Namespace: "shop", Addrs: []netip.Addr{addr("10.96.0.1"), addr("fd00:96::1")}, NodeLocal: nodeLocal, Ports: []ClusterPort{{Port: 80}}}
+	for _, e := range endpoints {
+		s.Ports[0].Endpoints = append(s.Ports[0].Endpoints, endpoint(e))
+	}
+	return &Cluster{Services: []*ClusterService{s}}
+}
+
+func TestClusterPlaces(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		nodeLocal bool
+		endpoints []string
+		from      Place
+		dialled   string
+		want      string
+	}{
+		{"all", false, []string{"10.0.0.1:80 node=a", "10.0.0.2:80 node=b"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80 10.0.0.2:80"},
+		{"this node only", true, []string{"10.0.0.1:80 node=a", "10.0.0.2:80 node=b"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80"},
+		{"this node only, from nowhere", true, []string{"10.0.0.1:80 node=a", "10.0.0.2:80"}, Place{}, "10.96.0.1:80", ""},
+		{"zones", false, []string{"10.0.0.1:80 zone=x", "10.0.0.2:80 zone=y zone=z"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.2:80"},
+		{"zones, from nowhere", false, []string{"10.0.0.1:80 zone=x", "10.0.0.2:80 zone=z"}, Place{}, "10.96.0.1:80", "10.0.0.1:80 10.0.0.2:80"},
+		{"half the zones", false, []string{"10.0.0.1:80", "10.0.0.2:80 zone=z"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80 10.0.0.2:80"},
+		{"no endpoint for this zone", false, []string{"10.0.0.1:80 zone=x", "10.0.0.2:80 zone=y"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80 10.0.0.2:80"},
+		{"only one that ends in this zone", false, []string{"10.0.0.1:80 zone=x", "10.0.0.2:80 zone=z ending"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80 10.0.0.2:80?"},
+		{"its own family", false, []string{"10.0.0.1:80", "[fd00::1]:80"}, Place{}, "[fd00:96::1]:80", "[fd00::1]:80"},
+		{"the other family, if there is no own one", false, []string{"10.0.0.1:80"}, Place{}, "[fd00:96::1]:80", "10.0.0.1:80"},
+		{"an endpoint itself, though it ends", false, []string{"10.0.0.1:80", "10.0.0.2:80 ending"}, Place{}, "10.0.0.2:80", "10.0.0.2:80"},
+		{"no such port", false, []string{"10.0.0.1:80"}, Place{}, "10.96.0.1:81", ""},
+	} {
+		s, err := NewState(Config{TrustDomain: "cluster.local"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetCluster(clusterOf(tt.nodeLocal, tt.endpoints...))
+		d := s.Load().Match(addrPort(tt.dialled)).From(tt.from).Destination()
+		var got []string
+		for _, e := range d.GetEndpoints() {
+			word := e.GetAddress()
+			if !e.GetReady() {
+				word += "?"
+			}
+			got = append(got, word)
+		}
+		if d.GetService() != "web.shop" || strings.Join(got, " ") != tt.want {
+			t.Errorf("%s: %s %v, want %s", tt.name, d.GetService(), got, tt.want)
+		}
+	}
+}
+
+// Two services have an endpoint: it goes by the same name in whatever order they come.
+func TestClusterNames(t *testing.T) {
+	a, b := clusterOf(false, "10.0.0.1:80").Services[0], clusterOf(false, "10.0.0.1:80").Services[0]
+	b.Name, b.Addrs = "alias", nil
+	for _, order := range [][]*ClusterService{{a, b}, {b, a}} {
+		if got := newClusterIndex(&Cluster{Services: order}).endpoints[addrPort("10.0.0.1:80")].service.Name; got != "alias" {
+			t.Errorf("%s", got)
+		}
+	}
+	pods := &Cluster{Pods: []*ClusterPod{{Name: "web-1", Namespace: "shop", Owner: "web", Addrs: []netip.Addr{addr("10.0.0.9")}, Protocols: map[uint16]mesh.Protocol{53: mesh.TCP}}}}
+	found, ok := newClusterIndex(pods).match(addrPort("10.0.0.9:53"))
+	d := found.destination(addrPort("10.0.0.9:53"), Place{})
+	if !ok || d.GetService() != "web.shop" || d.GetProtocol() != tullev1.Protocol_PROTOCOL_TCP || d.GetEndpoints()[0].GetAddress() != "10.0.0.9:53" {
+		t.Errorf("%v", d)
+	}
+}
+
+// A watch hears of its own place, and of nothing that does not concern it.
+func TestClusterWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := NewState(Config{TrustDomain: "cluster.local"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := clusterOf(true, "10.0.0.1:80 node=a", "10.0.0.2:80 node=b")
+		s.SetCluster(c)
+		place := Place{}
+		server := NewServer(ServerConfig{State: s, Place: func(context.Context) Place { return place }})
+		ctx, cancel := context.WithCancel(t.Context())
+		requests, ended := make(chan *tullev1.WatchRequest), make(chan struct{})
+		var sent []string
+		go func() {
+			defer close(ended)
+			_ = server.follow(ctx, "c", requests, func(d *tullev1.Destination) error {
+				sent = append(sent, fmt.Sprint(len(d.GetEndpoints())))
+				return nil
+			})
+		}()
+		requests <- &tullev1.WatchRequest{Add: []string{"10.96.0.1:80"}}
+		synctest.Wait()
+		s.SetCluster(&Cluster{Services: c.Services, Strict: map[string]bool{"x": true}}) // nothing of interest
+		synctest.Wait()
+		place = Place{Node: "b"} // the news of where the caller is
+		s.SetCluster(c)
+		synctest.Wait()
+		cancel()
+		<-ended
+		if got := strings.Join(sent, " "); got != "0 1" {
+			t.Errorf("sent %s", got)
+		}
+	})
+}
+
+// policyStream collects what WatchPolicy sends.
+type policyStream struct {
+	grpc.ServerStream
+	ctx  context.Context
+	sent []bool
+}
+
+func (p *policyStream) Context() context.Context { return p.ctx }
+func (p *policyStream) Send(m *tullev1.Policy) error {
+	p.sent = append(p.sent, m.GetStrict())
+	return nil
+}
+
+func TestWatchPolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := NewState(Config{TrustDomain: "cluster.local"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := NewServer(ServerConfig{State: s, WatchLimit: 1, PeerID: func(context.Context) (mesh.ID, bool) {
+			return mesh.ID{TrustDomain: "cluster.local", Namespace: "shop", Account: "web"}, true
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		stream := &policyStream{ctx: ctx}
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = server.WatchPolicy(nil, stream) }()
+		synctest.Wait() // no cluster yet: no answer
+		for _, strict := range []bool{false, false, true, true, false} {
+			s.SetCluster(&Cluster{Strict: map[string]bool{"shop": strict, "other": true}})
+			synctest.Wait()
+		}
+		if err := server.WatchPolicy(nil, &policyStream{ctx: ctx}); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("one too many: %v", err)
+		}
+		cancel()
+		<-ended
+		if got := fmt.Sprint(stream.sent); got != "[false true false]" {
+			t.Errorf("sent %s", got)
+		}
+	})
+	s := newState(t)
+	if err := NewServer(ServerConfig{State: s}).WatchPolicy(nil, &policyStream{ctx: t.Context()}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("on a host: %v", err)
+	}
+}
