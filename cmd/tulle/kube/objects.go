@@ -12,7 +12,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 )
@@ -133,10 +132,4 @@ func namespaceObject(name string) *unstructured.Unstructured {
 			},
 		},
 	}}
-}
-
-// typed converts an object into one of the Kubernetes API's types.
-func typed[T any](o *unstructured.Unstructured) (*T, error) {
-	var t T
-	return &t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &t)
 }

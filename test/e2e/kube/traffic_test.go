@@ -45,7 +45,7 @@ func traffic(t *testing.T) {
 		}
 	}
 	secured(t, "shop", "web")
-	for _, view := range []string{"stat", "edges", "proxies"} {
+	for _, view := range []string{"stat", "edges"} {
 		eventually(t, "tulle "+view+" shows the service", func() (bool, string) {
 			out := must(t, view, "-o", "wide")
 			return strings.Contains(out, "web.shop"), out
