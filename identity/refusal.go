@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -43,7 +44,9 @@ type loggedHandshakes struct {
 // ServerHandshake runs the handshake of the embedded credentials.
 func (l loggedHandshakes) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := l.TransportCredentials.ServerHandshake(raw)
-	if err != nil && !errors.Is(err, io.EOF) { // a connection that says nothing is a port check
+	// A connection that says nothing is a port check, one that is reset is of a
+	// proxy that was told to end meanwhile: nobody was refused.
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		l.refusals.warn(addrOf(raw.RemoteAddr()), "refused a connection", "reason", err)
 	}
 	return conn, info, err

@@ -13,10 +13,11 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+
+	"github.com/tulle-mesh/tulle/mesh"
 )
 
-// version is set by the linker.
-var version = "dev"
+const version = mesh.Version
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stderr))

@@ -18,7 +18,7 @@ import (
 
 // parse makes a configuration from the command line.
 func parse(args []string, stderr io.Writer) (proxy.Config, error) {
-	c := proxy.Config{Version: version}
+	c := proxy.Config{Version: mesh.Version}
 	var identity, rootsFile, tokenFile, networks, policy string
 	var tokenFD, readyFD int
 	var level slog.Level

@@ -18,9 +18,6 @@ import (
 	"github.com/tulle-mesh/tulle/proxy"
 )
 
-// version is set by the linker.
-var version = "dev"
-
 func main() {
 	os.Exit(run(os.Args[1:], os.Stderr))
 }

@@ -13,9 +13,10 @@ import (
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
 	"github.com/tulle-mesh/tulle/cmd/tulle/kube"
 	"github.com/tulle-mesh/tulle/cmd/tulle/view"
+	"github.com/tulle-mesh/tulle/mesh"
 )
 
-const version = "0.1.0"
+const version = mesh.Version
 
 // commands is the whole of the CLI.
 func commands() []command.Command {

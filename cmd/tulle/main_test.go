@@ -9,6 +9,7 @@ import (
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	"github.com/tulle-mesh/tulle/cmd/tulle/kube/chart"
 )
 
 func runCLI(args ...string) (code int, stdout, stderr string) {
@@ -115,5 +116,12 @@ func TestPsTable(t *testing.T) {
 		"job-1  10.84.0.3  -       exited (3)  2h   -    " + strings.Repeat("x", 59) + "…\n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out, want)
+	}
+}
+
+// What is installed in a cluster says that it is of this version.
+func TestChartIsOfThisVersion(t *testing.T) {
+	if got, err := chart.Version(); got != version || err != nil {
+		t.Errorf("the chart is of version %q, %v, this is %s", got, err, version)
 	}
 }

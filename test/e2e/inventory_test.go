@@ -21,7 +21,7 @@ type inventory map[string]bool
 func (before inventory) compare(t *testing.T) {
 	t.Helper()
 	var diff []string
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if diff = before.diff(takeInventory(t)); len(diff) == 0 {
 			return
 		}

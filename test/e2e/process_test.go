@@ -15,7 +15,7 @@ import (
 
 // patience bounds every wait of the tests. It is far above what anything takes,
 // so that a loaded machine fails no test.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // process is a program under test with what it printed.
 type process struct {

@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every single step: a script never hangs, it says "timeout".
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // A script is what one end of a TCP connection does, one step after the other:
 //
