@@ -84,12 +84,13 @@ func (in *inbox) grow(n int) bool {
 	return true
 }
 
-// next waits for bytes where there are none, without a buffer.
-func (in *inbox) next(from io.Reader) error {
+// next waits for bytes where there are none, without a buffer, and reads at most
+// size of them (a Stream has its own idea of that).
+func (in *inbox) next(from io.Reader, size int) error {
 	in.release()
 	switch from := from.(type) {
 	case *tcp.Conn:
-		buf, n, err := from.Next(headroom, tcp.Small)
+		buf, n, err := from.Next(headroom, size)
 		if err != nil {
 			return err
 		}
@@ -109,7 +110,7 @@ func (in *inbox) next(from io.Reader) error {
 // fill reads once, appending to what is there.
 func (in *inbox) fill(from io.Reader) error {
 	if s, ok := from.(*mux.Stream); ok && in.len() == 0 {
-		return in.next(s)
+		return in.next(s, tcp.Small)
 	}
 	if !in.room() {
 		return io.ErrShortBuffer

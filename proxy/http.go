@@ -120,7 +120,7 @@ func (c *httpConn) readHead() (int, error) {
 func (c *httpConn) readFirst() error {
 	c.req.Reset() // it still points into the buffer
 	c.resp.Reset()
-	return c.in.next(c.conn)
+	return c.in.next(c.conn, tcp.Small)
 }
 
 // refuse ends the connection after what was not a request.
@@ -255,7 +255,7 @@ func (c *httpConn) attempt(s *session, q *request, first []byte) error {
 	if s.in.len() > 0 {
 		return errUnasked
 	}
-	return s.in.next(s.conn)
+	return s.next()
 }
 
 var errUnasked = errors.New("the server sent something before it was asked")

@@ -76,6 +76,7 @@ type session struct {
 	stream *stream.Conn // of a streamSession
 	in     inbox        // of an httpSession: read and not consumed
 	meshed bool
+	large  bool          // the last answer was
 	reused bool          // has served before
 	since  time.Duration // when it became idle
 
@@ -265,6 +266,18 @@ func (u *upstream) config(kind sessionKind) (*tls.Config, error) {
 		u.configs[kind] = creds.Client(u.key.id, alpn[kind])
 	}
 	return u.configs[kind], nil
+}
+
+// next waits for the first bytes of an answer. It reads much at once where the
+// last answer was large.
+func (s *session) next() error {
+	size := tcp.Small
+	if s.large {
+		size = tcp.Bulk
+	}
+	err := s.in.next(s.conn, size)
+	s.large = s.in.len() >= tcp.Small-headroom
+	return err
 }
 
 // write sends the whole of p.

@@ -57,6 +57,7 @@ func (l *Link) sendData(s *Stream, p []byte) error {
 	for l.out != nil && len(l.out.b) > maxOut && l.dead == nil {
 		l.room.Wait()
 	}
+	l.room.Signal() // the next one, while there is room
 	err := l.dead
 	if err == nil && s.over {
 		err = net.ErrClosed
@@ -85,16 +86,22 @@ func (l *Link) sendData(s *Stream, p []byte) error {
 // they append meanwhile leaves in the same write.
 func (l *Link) flush(crowded bool) {
 	l.mu.Lock()
+	if crowded && !l.writing && l.out != nil && len(l.out.b) < enoughOut {
+		if l.soon {
+			l.mu.Unlock()
+			return
+		}
+		l.soon = true
+		l.mu.Unlock()
+		runtime.Gosched()
+		l.mu.Lock()
+		l.soon = false
+	}
 	if l.writing || l.out == nil {
 		l.mu.Unlock()
 		return
 	}
 	l.writing = true
-	if crowded {
-		l.mu.Unlock()
-		runtime.Gosched()
-		l.mu.Lock()
-	}
 	l.flushLocked()
 }
 
@@ -139,13 +146,14 @@ func (l *Link) wroteLocked(out *outBuffer, err error) {
 		l.failLocked(err)
 	}
 	out.free()
-	l.room.Broadcast()
+	l.room.Signal()
 }
 
 // failLocked ends the link; its reader notices and tells the streams.
 func (l *Link) failLocked(err error) {
 	if l.dead == nil {
 		l.dead = err
+		l.room.Broadcast()
 		l.t.Reset()
 	}
 }

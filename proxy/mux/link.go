@@ -38,7 +38,8 @@ const (
 	MaxStreams = 128
 
 	window     = 128 << 10 // bytes that a stream's reader takes ahead
-	maxOut     = 512 << 10 // unsent bytes beyond which writers wait
+	enoughOut  = 64 << 10  // unsent bytes that are worth a write of their own
+	maxOut     = 128 << 10 // and beyond which writers wait
 	maxControl = 4 << 20   // unsent bytes, of answers to a peer that does not read them, beyond which it is given up
 	// maxServing is more than MaxStreams because a stream that was reset is over
 	// for the peer before it is for whoever serves it.
@@ -101,7 +102,8 @@ type Link struct {
 	left    bool               // LEAVE has come
 	closing bool               // it was closed for writing, after the last stream
 	out     *outBuffer         // frames to be sent; nil if there are none
-	writing bool               // somebody is at it, and will see what is appended
+	writing bool               // somebody sends, and will see what is appended
+	soon    bool               // somebody is about to: see flush
 	asking  int                // streams on which a question has no answer yet
 	room    sync.Cond
 }
