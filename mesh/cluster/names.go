@@ -26,8 +26,6 @@ const (
 	// mount RootsKey of it.
 	RootsConfigMap = "tulle-roots"
 	RootsKey       = "roots.pem"
-	// Lease is what replicas of the control plane elect a leader by.
-	Lease = "tulle-control"
 )
 
 // Ports of the control plane's pod; gRPC is on mesh.ControlPort and health and
