@@ -238,7 +238,9 @@ func (t *taps) publish(from tapClient, m *tullev1.TapEvent, hosts []netip.Addr) 
 		switch {
 		case !show || !r.filter.wants(&e):
 		case r.take != nil:
-			r.take(&e)
+			seen := e
+			seen.Dropped, r.dropped = r.dropped, 0
+			r.take(&seen)
 		default:
 			r.offer(e, now)
 		}
