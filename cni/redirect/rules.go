@@ -14,7 +14,8 @@ import (
 // value sends all of them, to the mesh's usual ports.
 type Rules struct {
 	// OutboundPort is where the proxy takes the connections that the workload
-	// opens, on 127.0.0.1 and [::1]. Zero means mesh.OutboundPort.
+	// opens, on 127.0.0.1 and [::1], with eBPF also on 127.0.0.2 to 127.0.0.64.
+	// Zero means mesh.OutboundPort.
 	OutboundPort int
 
 	// InboundPort is where the proxy takes the connections that others open to
@@ -22,8 +23,8 @@ type Rules struct {
 	InboundPort int
 
 	// ProxyUID is the user whose sockets are left alone, as numbered in the
-	// user namespace that owns the network namespace. Zero means
-	// mesh.ProxyUID: root is never exempt.
+	// user namespace that owns the network namespace; eBPF sees the numbers of
+	// the machine. Zero means mesh.ProxyUID: root is never exempt.
 	ProxyUID int
 
 	// SkipInbound are ports of the workload that others reach directly.
