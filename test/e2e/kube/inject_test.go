@@ -43,7 +43,9 @@ func injection(t *testing.T) {
 // jobs end, as they did without a proxy.
 func jobs(t *testing.T) {
 	namespace(t, "jobs", true)
-	apply(t, deploy("jobs", web(1))+`---
+	apply(t, deploy("jobs", web(1)))
+	rolledOut(t, "jobs", "deployment/web")
+	apply(t, `---
 apiVersion: batch/v1
 kind: Job
 metadata: {name: once, namespace: jobs}
@@ -71,7 +73,6 @@ spec:
           restartPolicy: Never
           containers: [{name: app, image: 'tulle.test/app:1', imagePullPolicy: Never, args: [fetch, "http://web:8080/"]}]
 `)
-	rolledOut(t, "jobs", "deployment/web")
 	kubectl(t, "-n", "jobs", "create", "job", "now", "--from=cronjob/often")
 	for _, job := range []string{"job/once", "job/now"} {
 		eventually(t, job+" ends", func() (bool, string) {
