@@ -80,7 +80,7 @@ func newPage() (*page, error) {
 func fillIndex(index []byte, folder string, bodies map[string][]byte) []byte {
 	var modules []string
 	for name := range bodies {
-		if ext := path.Ext(name); ext == ".mjs" || ext == ".js" && name != "vendor/uplot.js" {
+		if ext := path.Ext(name); ext == ".mjs" || ext == ".js" && name != "boot.js" && name != "vendor/uplot.js" {
 			modules = append(modules, fmt.Sprintf("<link rel=\"modulepreload\" href=\"%s/%s\">", folder, name))
 		}
 	}

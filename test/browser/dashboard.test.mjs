@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import * as format from "../../dashboard/ui/format.js";
 import { answer, named } from "./fake.mjs";
-import { api, frame, get, openPage, Stage, startBrowser, until } from "./stage.mjs";
+import { api, base, frame, get, openPage, Stage, startBrowser, until } from "./stage.mjs";
 
 const pages = {
   overview: "/",
@@ -21,7 +21,8 @@ const pages = {
 let stage, browser;
 
 before(async () => {
-  [stage, browser] = await Promise.all([Stage.start(), startBrowser()]);
+  stage = new Stage();
+  [browser] = await Promise.all([startBrowser(), stage.start()]);
   await until("traffic on every edge", async () => {
     const { items } = await api("edges?range=5m");
     const busy = (source, destination) =>
@@ -45,7 +46,7 @@ function look(name, options, visit) {
       assert.deepEqual(page.complaints, []);
     } catch (error) {
       await page.shoot(`failed-${name.replaceAll(/\W+/g, "-")}`).catch(() => {});
-      t.diagnostic(await stage.said());
+      t.diagnostic(`the browser complained: ${JSON.stringify(page.complaints)}\n${await stage.said()}`);
       throw error;
     } finally {
       await page.context().close();
@@ -390,6 +391,18 @@ look("the page survives the control plane", { allowed: /ERR_|Failed to load reso
   await page.locator(".status.live").waitFor();
   await page.locator(".notice").waitFor({ state: "detached" });
   await page.locator("#services-table td", { hasText: "catalog" }).first().waitFor();
+});
+
+look("a page that did not arrive whole is loaded again", { allowed: /ERR_FAILED/ }, async (page) => {
+  let refused = false;
+  await page.route("**/route.js", (route) => {
+    const first = !refused;
+    refused = true;
+    return first ? route.abort() : route.continue();
+  });
+  await page.goto(`${base}/`);
+  await page.locator("#services-table").waitFor();
+  assert.ok(refused);
 });
 
 look("what it costs to open", {}, async (page, t) => {

@@ -1,6 +1,6 @@
 // A mesh with the demo's programs, as test/demo starts them, and a browser in
 // front of it. Whoever waits here waits for something to be so, for as long as
-// 30 seconds; how long it took is never part of a test.
+// a minute; how long it took is never part of a test.
 
 import { spawn } from "node:child_process";
 import { mkdir, mkdtemp, open, readFile, rm } from "node:fs/promises";
@@ -14,7 +14,7 @@ export const base = "http://127.0.0.1:4180";
 export const artifacts = fileURLToPath(new URL("../artifacts/", import.meta.url));
 
 const bin = process.env.TULLE_BIN;
-const patience = 30_000;
+const patience = 60_000;
 
 // until asks again until it gets something true. An error is an answer like "not yet".
 export async function until(what, ask) {
@@ -68,20 +68,28 @@ export function get(host, path) {
 export class Stage {
   processes = new Map();
 
-  static async start() {
-    const stage = new Stage();
-    stage.logs = await mkdtemp(join(tmpdir(), "tulle-browser-"));
+  async start() {
+    this.logs = await mkdtemp(join(tmpdir(), "tulle-browser-"));
     await mkdir(artifacts, { recursive: true });
-    await stage.up();
+    await this.up();
     const redis = ["redis-server", "--port", "6379", "--bind", "0.0.0.0", "::", "--protected-mode", "no", "--save", ""];
-    await stage.run("redis", "redis:6379", "--", ...redis);
-    await stage.run("catalog", "catalog:8080", "--replicas", "3", "--", join(bin, "shop"), "catalog");
-    await stage.run("web", "web:8080", "--", join(bin, "shop"), "web");
-    await until("the shop to be ready", () => stage.ready({ redis: 1, catalog: 3, web: 1 }));
-    await stage.run("load", "load", "--", join(bin, "shop"), "load", "--rate", "100", "http://web.mesh:8080/");
-    stage.web = (await stage.workloads("web"))[0].address4;
-    stage.callFromHost();
-    return stage;
+    await this.run("redis", "redis:6379", "--", ...redis);
+    await this.run(
+      "catalog",
+      "catalog:8080",
+      "--replicas",
+      "3",
+      "--",
+      join(bin, "shop"),
+      "catalog",
+      "--slow-by",
+      "500ms",
+    );
+    await this.run("web", "web:8080", "--", join(bin, "shop"), "web");
+    await until("the shop to be ready", () => this.ready({ redis: 1, catalog: 3, web: 1 }));
+    await this.run("load", "load", "--", join(bin, "shop"), "load", "--rate", "60", "http://web.mesh:8080/");
+    this.web = (await this.workloads("web"))[0].address4;
+    this.callFromHost();
   }
 
   async up() {
@@ -133,6 +141,7 @@ export class Stage {
       child.kill("SIGTERM");
       await child.ended;
     }
+    if (!this.processes.has("up")) return;
     const down = spawn(join(bin, "tulle"), ["down"], { stdio: "ignore" });
     await new Promise((resolve) => down.on("exit", resolve));
     await this.processes.get("up")?.ended;
@@ -160,6 +169,7 @@ export async function startBrowser() {
 // for those that `allowed` matches.
 export async function openPage(browser, { allowed, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  context.setDefaultTimeout(patience);
   const page = await context.newPage();
   page.complaints = [];
   const complain = (text) => allowed?.test(text) || page.complaints.push(text);
