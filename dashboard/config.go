@@ -14,8 +14,8 @@ import (
 // memory is dearer than the collector's time.
 const GCPercent = 20
 
-// MemoryTarget is how much memory such a process needs at most for a thousand
-// proxies (see debug.SetMemoryLimit), in bytes; its program comes on top.
+// MemoryTarget is what such a process should try to stay below (see
+// debug.SetMemoryLimit), in bytes: enough for a thousand proxies.
 const MemoryTarget = 128 << 20
 
 // Config says what a Collector may trust and how much it may keep.
