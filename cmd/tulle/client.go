@@ -28,9 +28,12 @@ func dialHost(run string) (tullev1.HostClient, func(), error) {
 	}
 	conn, err := grpc.NewClient("unix:"+path,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		// The daemon is on this machine: it is back as soon as it is back.
+		// The daemon is on this machine: it is back as soon as it is back. But it may
+		// take its time to answer; without a limit of its own an attempt would get
+		// only as long as the pause between two.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 250 * time.Millisecond},
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 250 * time.Millisecond},
+			MinConnectTimeout: 20 * time.Second,
 		}))
 	if err != nil {
 		return nil, nil, err
