@@ -236,6 +236,9 @@ func (l *lab) said(prefix string) string {
 }
 
 func (l *lab) close() {
+	if slices.Contains(l.chosenPeers(), ours) {
+		_ = exec.Command(l.tulle(), "down").Run() // control groups are all that could stay behind
+	}
 	for _, p := range l.processes {
 		_ = p.Process.Signal(syscall.SIGTERM) // the kernel ends what ignores it, with the namespace
 	}
