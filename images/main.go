@@ -1,6 +1,6 @@
 // Command images packs static binaries into container images, without Docker:
 //
-//	images -o proxy.tar -user 2102 ghcr.io/tulle-mesh/proxy:0.1.0 /tulle-proxy=bin/tulle-proxy
+//	images -o proxy.tar -user 2102 tulle.dev/proxy:0.1.0 /tulle-proxy=bin/tulle-proxy
 //
 // The first file is the entry point. The tarball is an OCI image layout that
 // `docker load` and `ctr images import` read as well, and depends on nothing
