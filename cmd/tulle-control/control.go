@@ -242,7 +242,7 @@ func (p *control) listen() error {
 			return err
 		}
 		if s.at = l; s.http.TLSConfig != nil {
-			s.at = tls.NewListener(l, s.http.TLSConfig)
+			s.at = tls.NewListener(identity.Listen(l), s.http.TLSConfig)
 		}
 	}
 	_, err := open("proxies", p.Proxies)

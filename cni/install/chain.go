@@ -49,7 +49,7 @@ func chain(conf []byte, socket string) (out []byte, changed bool, err error) {
 		return nil, false, err
 	}
 	spans, err := elements(text)
-	if err != nil { // a single plugin
+	if err != nil || len(spans) == 0 { // a single plugin, or a list given twice
 		list["plugins"], err = json.Marshal(append(others, ours))
 		if err != nil {
 			return nil, false, err

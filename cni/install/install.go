@@ -139,16 +139,18 @@ func (n Node) Watch(ctx context.Context, chained func()) error {
 	}
 }
 
-// Remove takes the plugin out of every chain and deletes the program. It goes
-// on where something cannot be undone.
+// Remove takes the plugin out of every chain and, unless one still needs it,
+// deletes the program. It goes on where something cannot be undone.
 func (n Node) Remove() error {
 	names, err := n.configurations()
 	errs := []error{err}
 	for _, name := range names {
 		errs = append(errs, n.unchainFile(name))
 	}
-	errs = append(errs, remove(filepath.Join(n.Bin, plugin.Name)))
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err // no pod of the node would start if a chain named a program that is gone
+	}
+	return remove(filepath.Join(n.Bin, plugin.Name))
 }
 
 func (n Node) unchainFile(name string) error {

@@ -320,6 +320,14 @@ func (n Node) Remove() error {
 		return err
 	}
 	defer unlock()
+	if m, err := ebpf.LoadPinnedMap(filepath.Join(n.maps(), "revision"), nil); err == nil {
+		// First of all: what is half gone must not count as loaded.
+		err := m.Put(uint32(0), uint32(0))
+		m.Close()
+		if err != nil {
+			return err
+		}
+	}
 	var errs []error
 	for _, dir := range []string{n.inbound(), n.links()} {
 		pins, err := filepath.Glob(filepath.Join(dir, "*"))

@@ -375,7 +375,7 @@ func TestKeeperFollows(t *testing.T) {
 	await("two roots", func() bool { update(both, "2"); return len(a.Roots().Certificates) == 2 })
 	select {
 	case <-changed:
-	default:
+	case <-time.After(time.Minute):
 		t.Error("watchers were not told")
 	}
 	fresh := certified(t, a)

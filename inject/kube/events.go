@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ const (
 	// quiet is for how long the same Event is not written again: a Deployment of
 	// 100 replicas says the same 100 times.
 	quiet     = 10 * time.Minute
-	maxEvents = 1024 // remembered
+	maxEvents = 1024 // in that time
 )
 
 // events writes Events, each one seldom.
@@ -58,7 +59,10 @@ func (e *events) due(key string, now time.Time) bool {
 		return false
 	}
 	if len(e.last) >= maxEvents {
-		clear(e.last)
+		maps.DeleteFunc(e.last, func(_ string, at time.Time) bool { return now.Sub(at) >= quiet })
+		if len(e.last) >= maxEvents {
+			return false // whoever asks for so many invents them
+		}
 	}
 	e.last[key] = now
 	return true

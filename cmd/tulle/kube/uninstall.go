@@ -153,7 +153,9 @@ func (c *cluster) deleteRoots(ctx context.Context) error {
 	if err := c.awaitGone(ctx, control); err != nil {
 		return err
 	}
-	list, err := c.client.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + names.RootsConfigMap})
+	list, err := c.client.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{
+		FieldSelector: "metadata.name=" + names.RootsConfigMap, LabelSelector: "app.kubernetes.io/managed-by=" + names.Control,
+	})
 	if err != nil {
 		return c.explain(err)
 	}

@@ -383,13 +383,13 @@ func (r *replica) down() error {
 	if r.aside != nil {
 		r.aside.Close()
 	}
+	if r.ns != nil && r.wire.Link != "" {
+		errs = append(errs, network.DeleteLink(r.wire.Link)) // before the redirect: what may still live gets nowhere
+	}
 	if r.backend != nil {
 		errs = append(errs, r.ns.Do(r.backend.Remove))
 	}
 	if r.ns != nil {
-		if r.wire.Link != "" {
-			errs = append(errs, network.DeleteLink(r.wire.Link))
-		}
 		errs = append(errs, r.ns.Close())
 	}
 	for _, log := range []*Log{r.log, r.output} {
