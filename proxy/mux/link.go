@@ -358,16 +358,37 @@ func (l *Link) closeIfDone() {
 // forget drops a stream that was closed.
 func (l *Link) forget(s *Stream) {
 	l.mu.Lock()
-	if !s.over {
-		s.over = true
-		l.open--
-		delete(l.streams, s.id)
-		if s.asking {
-			l.asking--
-		}
+	l.forgetLocked(s)
+	leaving := l.leaving
+	l.mu.Unlock()
+	if leaving {
+		l.closeIfDone()
+	}
+}
+
+func (l *Link) forgetLocked(s *Stream) {
+	if s.over {
+		return
+	}
+	s.over = true
+	l.open--
+	delete(l.streams, s.id)
+	if s.asking {
+		l.asking--
+	}
+}
+
+// reset drops a stream and tells the peer so, in one step: no data of it may
+// come after that, and a link that is left must not end before it.
+func (l *Link) reset(s *Stream) {
+	l.mu.Lock()
+	l.forgetLocked(s)
+	if l.dead == nil && s.id != 0 {
+		l.appendLocked(frameReset, s.id, reasonReset)
 	}
 	leaving := l.leaving
 	l.mu.Unlock()
+	l.flush(false)
 	if leaving {
 		l.closeIfDone()
 	}

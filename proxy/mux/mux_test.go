@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -275,6 +276,42 @@ func TestLeave(t *testing.T) {
 		wait(t, "the end of one side", p.ended)
 		wait(t, "the end of the other side", p.ended)
 	}
+}
+
+// TestLeaveWithAReset: the last word of a link that is left may be a reset, which
+// must not read like an end in peace.
+func TestLeaveWithAReset(t *testing.T) {
+	for range 50 {
+		left := make(chan struct{})
+		p := newPair(t, func(s *Stream) {
+			_, _ = s.Write([]byte("x"))
+			<-left
+			s.Reset()
+		})
+		s := p.dial.Open()
+		_, _ = s.Write([]byte("x"))
+		if _, err := s.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		p.accept.Leave()
+		wait(t, "the request to leave", p.left)
+		for p.accept.stillWanted() {
+			runtime.Gosched()
+		}
+		close(left)
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Fatalf("the reset reads as %v", err)
+		}
+		wait(t, "the end of one side", p.ended)
+		wait(t, "the end of the other side", p.ended)
+	}
+}
+
+// stillWanted tells whether the peer has yet to agree that the link is left.
+func (l *Link) stillWanted() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.left
 }
 
 // TestLost tears the connection down under the streams.

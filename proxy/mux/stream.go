@@ -300,8 +300,7 @@ func (s *Stream) Reset() {
 	s.mu.Unlock()
 	s.close(net.ErrClosed, true)
 	if !over {
-		s.link.forget(s)
-		s.link.send(frameReset, s, reasonReset)
+		s.link.reset(s)
 	}
 }
 
