@@ -99,7 +99,13 @@ func (c *httpConn) serve(ctx context.Context) {
 func (c *httpConn) readHead() (int, error) {
 	if c.in.len() == 0 {
 		c.track.expect(keepIdle, true)
-		if err := c.readFirst(); err != nil {
+		err := c.readFirst()
+		if err != nil && c.hop != nil && c.hop.Pending() && isTimeout(err) {
+			// It came before the other side heard that we take no more: the last one.
+			c.track.expect(headPatience, false)
+			err = c.readFirst()
+		}
+		if err != nil {
 			return 0, err
 		}
 	}

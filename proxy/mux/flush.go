@@ -37,7 +37,7 @@ func (l *Link) appendLocked(kind frameType, id uint32, payload ...byte) {
 // send sends a frame of a stream, unless the peer knows nothing of that.
 func (l *Link) send(kind frameType, s *Stream, payload ...byte) {
 	l.mu.Lock()
-	if l.dead == nil && s.id != 0 {
+	if l.dead == nil && s.id != 0 && !s.over {
 		l.appendLocked(kind, s.id, payload...)
 	}
 	l.mu.Unlock()
@@ -59,11 +59,17 @@ func (l *Link) sendData(s *Stream, p []byte) error {
 	}
 	l.room.Signal() // the next one, while there is room
 	err := l.dead
-	if err == nil && s.over {
+	switch {
+	case s.over:
 		err = net.ErrClosed
+	case s.id == 0 && (err != nil || l.leaving || l.left):
+		err = ErrRefused // too late to be opened
 	}
 	if err != nil {
 		l.mu.Unlock()
+		if err == ErrRefused {
+			s.lost(err) // nobody else knows of it, to tell its reader
+		}
 		return err
 	}
 	if s.id == 0 { // only now: the peer wants them in order
@@ -98,6 +104,9 @@ func (l *Link) flush(crowded bool) {
 		l.soon = false
 	}
 	if l.writing || l.out == nil {
+		if l.out != nil && len(l.out.b) > maxControl {
+			l.failLocked(errFull) // whoever writes has been waiting all this time
+		}
 		l.mu.Unlock()
 		return
 	}

@@ -230,17 +230,30 @@ func (l *Link) frame(h frameHeader, payload []byte) error {
 	case s != nil && h.kind == frameData:
 		l.turnLocked(s, false)
 	case s == nil && h.id > l.last:
-		if l.config.Serve == nil || h.kind != frameData || h.id != l.last+1 {
+		if l.config.Serve == nil || l.left || h.kind != frameData || h.id != l.last+1 {
 			l.mu.Unlock()
 			return fmt.Errorf("mux: frame %d of a stream that was not opened", h.kind)
 		}
-		s = l.acceptLocked()
+		if s = l.acceptLocked(); s != nil {
+			// Only once there is something to read: a link that is being left takes
+			// a stream without for one that is idle.
+			defer l.serve(s)
+		}
 	}
 	l.mu.Unlock()
 	if s == nil {
 		return nil // it was closed here, of which the peer has not heard yet
 	}
 	return s.receive(h.kind, payload)
+}
+
+func (l *Link) serve(s *Stream) {
+	l.serving.Go(func() {
+		l.config.Serve(s)
+		l.mu.Lock()
+		l.served--
+		l.mu.Unlock()
+	})
 }
 
 // acceptLocked takes the stream that the peer has opened, and returns nil if
@@ -257,12 +270,6 @@ func (l *Link) acceptLocked() *Stream {
 	s.id = l.last
 	l.streams[s.id] = s
 	l.turnLocked(s, false)
-	l.serving.Go(func() {
-		l.config.Serve(s)
-		l.mu.Lock()
-		l.served--
-		l.mu.Unlock()
-	})
 	return s
 }
 
@@ -382,10 +389,10 @@ func (l *Link) forgetLocked(s *Stream) {
 // come after that, and a link that is left must not end before it.
 func (l *Link) reset(s *Stream) {
 	l.mu.Lock()
-	l.forgetLocked(s)
-	if l.dead == nil && s.id != 0 {
+	if l.dead == nil && s.id != 0 && !s.over {
 		l.appendLocked(frameReset, s.id, reasonReset)
 	}
+	l.forgetLocked(s)
 	leaving := l.leaving
 	l.mu.Unlock()
 	l.flush(false)

@@ -314,6 +314,32 @@ func (l *Link) stillWanted() bool {
 	return !l.left
 }
 
+// TestTooLate opens streams and writes to them only once their link has been left,
+// or has ended: nobody sees a byte, and their reader is told.
+func TestTooLate(t *testing.T) {
+	for name, end := range map[string]func(p *pair){
+		"left by the peer": func(p *pair) { p.accept.Leave(); wait(t, "the request to leave", p.left) },
+		"left":             func(p *pair) { p.dial.Leave() },
+		"lost":             func(p *pair) { p.accept.t.Reset(); wait(t, "one end", p.ended); wait(t, "the other end", p.ended) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, func(s *Stream) {
+				t.Error("served")
+				_ = s.Close()
+			})
+			s := p.dial.Open()
+			end(p)
+			if _, err := s.Write([]byte("x")); !errors.Is(err, ErrRefused) {
+				t.Errorf("writing: %v", err)
+			}
+			if _, err := s.Read(make([]byte, 1)); !errors.Is(err, ErrRefused) {
+				t.Errorf("reading: %v", err)
+			}
+			_ = s.Close()
+		})
+	}
+}
+
 // TestLost tears the connection down under the streams.
 func TestLost(t *testing.T) {
 	began, served := make(chan struct{}), make(chan error, 1)

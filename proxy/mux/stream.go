@@ -178,6 +178,13 @@ func (s *Stream) Quiet() bool {
 	return s.ended == nil && s.closed == nil && len(s.came) == 0
 }
 
+// Pending reports whether something has come that was not read yet.
+func (s *Stream) Pending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.came) > 0
+}
+
 // waitLocked waits until there is something to read.
 func (s *Stream) waitLocked() error {
 	for {

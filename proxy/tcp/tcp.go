@@ -227,7 +227,7 @@ func (t *Conn) tryPeek(fd uintptr) {
 			continue
 		}
 		t.quiet = errno == unix.EAGAIN
-		t.ended = n == 0 && !t.quiet
+		t.ended = !t.quiet && (n == 0 || errno != 0)
 		return
 	}
 }
