@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -88,29 +87,27 @@ func probeInbound() error {
 		return err
 	}
 	defer c.Close()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread, and the namespace, end with it
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("make a network namespace: %w", err)
-			}
-			netns, err := os.Open("/proc/thread-self/ns/net")
-			if err != nil {
-				return err
-			}
-			defer netns.Close()
-			if _, err := netnsCookie(); err != nil {
-				return err
-			}
-			l, err := link.AttachNetNs(int(netns.Fd()), c.Programs["inbound"])
-			if err != nil {
-				return fmt.Errorf("attach eBPF program inbound: %w", err)
-			}
-			return l.Close()
-		}()
-	}()
-	return <-done
+	enter := func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace: %w", err)
+		}
+		return nil
+	}
+	return elsewhere(enter, func() error {
+		netns, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		defer netns.Close()
+		if _, err := netnsCookie(); err != nil {
+			return err
+		}
+		l, err := link.AttachNetNs(int(netns.Fd()), c.Programs["inbound"])
+		if err != nil {
+			return fmt.Errorf("attach eBPF program inbound: %w", err)
+		}
+		return l.Close()
+	})
 }
 
 func (b *ebpfBackend) Apply(r Rules) error {

@@ -335,7 +335,7 @@ func TestInsideComesHome(t *testing.T) {
 		t.Skip("makes network namespaces; type: sudo go test ./cni/redirect")
 	}
 	netns := newNetns(t)
-	home, err := os.Readlink("/proc/self/ns/net")
+	home, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		t.Fatal(err)
 	}
