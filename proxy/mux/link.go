@@ -49,24 +49,6 @@ const (
 	closePatience = 5 * time.Second
 )
 
-// Transport is the connection below. One goroutine reads and one writes at a
-// time; Close and Reset may be called by anybody.
-type Transport interface {
-	// Next waits for bytes, without a buffer while there are none, and returns
-	// at most size-room of them behind room free ones. The caller frees it.
-	Next(room, size int) (*tcp.Buffer, int, error)
-	Read(p []byte) (int, error)
-	// Offer takes as much of p as there is room for, without waiting. Unless
-	// all of it has been sent, Write has to come next.
-	Offer(p []byte) (n int, sent bool, err error)
-	// Write sends what Offer could not, then the whole of p.
-	Write(p []byte) (int, error)
-	CloseWrite() error
-	Close() error
-	Reset()
-	SetReadDeadline(t time.Time) error
-}
-
 // Config says which side of a link it is.
 type Config struct {
 	// Serve serves a stream that the peer has opened, in a goroutine of its own,
@@ -83,7 +65,7 @@ type Config struct {
 // Link is one side of a connection that carries streams. Its methods are safe
 // for concurrent use.
 type Link struct {
-	t      Transport
+	t      tcp.Transport
 	config Config
 
 	// Of the reading goroutine.
@@ -109,7 +91,7 @@ type Link struct {
 }
 
 // New returns a link over t, on which Run is to be called.
-func New(t Transport, config Config) *Link {
+func New(t tcp.Transport, config Config) *Link {
 	l := &Link{t: t, config: config, streams: map[uint32]*Stream{}}
 	l.room.L = &l.mu
 	return l
