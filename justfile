@@ -30,11 +30,12 @@ demo *args: (_need "iproute2" "redis-server") build
     CGO_ENABLED=0 go build {{ goflags }} -o bin/test/ ./test/demo/...
     @{{ as_root }} bin/test/demo "$@"
 
-# Run everything that can be tested without Kubernetes.
+# Run everything that can be tested without Kubernetes; what judges whole programs at work, one at a time.
 test: _need_for_tests build _formatted _generated _vendored
     go vet ./...
     CGO_ENABLED=1 go test -race -timeout 15m $(go list ./... | grep -v /test/)
-    go test -count=1 -timeout 20m ./...
+    go test -count=1 -timeout 15m $(go list ./... | grep -v /test/)
+    go test -count=1 -timeout 20m -p 1 ./test/...
 
 # Bring all code into the one form.
 format: _npm
