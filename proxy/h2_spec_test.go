@@ -41,7 +41,7 @@ func TestH2Spec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf := &config.Config{Host: host, Port: port, Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000, Strict: true}
+	conf := &config.Config{Host: host, Port: port, Path: "/", Timeout: 10 * time.Second, MaxHeaderLen: 4000, Strict: true}
 	passed := 0
 	for _, group := range []*spec.TestGroup{generic.Spec(), spechttp2.Spec(), hpack.Spec()} {
 		group.Test(conf)
