@@ -117,7 +117,7 @@ func (c Config) check(p *pod, s settings) error {
 	}
 	for _, list := range [][]cluster.Ports{s.skipInbound} {
 		for _, ports := range list {
-			for _, own := range []uint16{mesh.InboundPort, mesh.OutboundPort, mesh.AdminPort} {
+			for _, own := range []uint16{mesh.InboundPort, mesh.OutboundPort, mesh.AdminPort, mesh.RedirectProbePort} {
 				if ports.Contains(own) {
 					errs = append(errs, fmt.Errorf("annotation %s: port %d is the proxy's own", cluster.SkipInboundPorts, own))
 				}
@@ -128,7 +128,7 @@ func (c Config) check(p *pod, s settings) error {
 }
 
 func proxyPort(port int) bool {
-	return port == mesh.InboundPort || port == mesh.OutboundPort || port == mesh.AdminPort
+	return port == mesh.InboundPort || port == mesh.OutboundPort || port == mesh.AdminPort || port == mesh.RedirectProbePort
 }
 
 // patch makes the operations. What changes containers comes before what adds

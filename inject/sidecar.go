@@ -137,6 +137,10 @@ func (c Config) proxy(s settings, workload string, probes []probe) container {
 	}
 	if c.Native {
 		p.RestartPolicy = "Always"
+		// Only by the redirect does the kubelet get an answer there: nothing else of
+		// the pod runs before its traffic is known to be redirected.
+		p.Args = append(p.Args, "-redirect-probe")
+		p.StartupProbe.HTTPGet.Port = mesh.RedirectProbePort
 		return p
 	}
 	// Containers start in order, each after the hook of the one before.
@@ -150,7 +154,7 @@ func (c Config) arguments(s settings, workload string, probes []probe) []string 
 	for _, n := range c.networks() {
 		networks = append(networks, n.String())
 	}
-	redirect := "init"
+	redirect := mesh.RedirectNetfilter
 	if c.CNI {
 		redirect = mesh.RedirectCNI
 	}
@@ -176,7 +180,7 @@ func (c Config) arguments(s settings, workload string, probes []probe) []string 
 func (c Config) redirect(s settings) container {
 	rules := unprivileged(0)
 	rules.RunAsNonRoot = false
-	rules.Capabilities.Add = []string{"NET_ADMIN", "NET_RAW"}
+	rules.Capabilities.Add = []string{"NET_ADMIN"}
 	return container{
 		Name: cluster.InitContainer, Image: c.InitImage, ImagePullPolicy: c.PullPolicy,
 		Args: []string{

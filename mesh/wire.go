@@ -6,6 +6,11 @@ const (
 	OutboundPort = 4140 // 127.0.0.1 and [::1]: what the workload dials
 	InboundPort  = 4143 // every address: what others dial
 	AdminPort    = 4191 // GET /metrics, /ready, /live; never redirected
+
+	// RedirectProbePort is where nobody listens: a connection from outside to it
+	// reaches the proxy by the redirect or not at all. On Kubernetes the kubelet's
+	// startup probe makes one: GET /ready.
+	RedirectProbePort = 4142
 )
 
 // ControlPort is where the control plane serves gRPC to the proxies.
@@ -21,8 +26,12 @@ const ProxyUID = 2102
 const RedirectEBPF = "ebpf"
 
 // RedirectCNI says that the node's agent has set the redirect up: which one it
-// chose there is not known to who starts the proxy.
+// chose there is not known to who starts the proxy, which finds out.
 const RedirectCNI = "cni"
+
+// RedirectNetfilter stands for nftables or iptables where it is not known which:
+// connection tracking knows where a client meant to go.
+const RedirectNetfilter = "netfilter"
 
 // ALPN protocol names of mesh connections: they tell the inbound proxy what is
 // inside, so that it never sniffs traffic of the mesh.

@@ -18,17 +18,25 @@ func (p *Proxy) adminServer() *http.Server {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("live\n")) })
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
-		switch {
-		case p.draining():
-			http.Error(w, "draining", http.StatusServiceUnavailable)
-		case time.Now().After(p.notAfter()):
-			http.Error(w, "the certificate has ended", http.StatusServiceUnavailable)
-		default:
-			_, _ = w.Write([]byte("ready\n"))
+		if reason := p.unready(); reason != "" {
+			http.Error(w, reason, http.StatusServiceUnavailable)
+			return
 		}
+		_, _ = w.Write([]byte("ready\n"))
 	})
 	mux.HandleFunc("GET "+probePath, p.serveProbe)
 	return &http.Server{
 		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 60 * time.Second, MaxHeaderBytes: 8 << 10,
 	}
+}
+
+// unready returns why the workload should not be called, "" if it may be.
+func (p *Proxy) unready() string {
+	switch {
+	case p.draining():
+		return "draining"
+	case time.Now().After(p.notAfter()):
+		return "the certificate has ended"
+	}
+	return ""
 }

@@ -17,6 +17,12 @@ import (
 // announceClients finds out whether clients can be shown, and says so.
 func (p *Proxy) announceClients() {
 	p.showsClients = tcp.CanDialFor()
+	if p.config.Redirect == mesh.RedirectCNI {
+		p.config.Redirect = mesh.RedirectNetfilter
+		if p.showsClients {
+			p.config.Redirect = mesh.RedirectEBPF
+		}
+	}
 	switch {
 	case p.showsClients:
 		p.log.Debug("applications see their clients' addresses")

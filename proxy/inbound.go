@@ -42,6 +42,10 @@ func (p *Proxy) serveInbound(ctx context.Context, conn *tcp.Conn, track *tracked
 		p.refuseConn(conn, mesh.Inbound, app, err)
 		return false
 	}
+	if p.config.RedirectProbe && app.Port() == mesh.RedirectProbePort {
+		p.answerRedirectProbe(conn)
+		return false
+	}
 	in := &inbound{proxy: p, conn: conn, track: track, app: app}
 	in.client.Addr, _ = addrPort(conn.RemoteAddr())
 	if in.serve(ctx) {

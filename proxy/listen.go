@@ -28,7 +28,7 @@ type listeners struct {
 func (p *Proxy) listen(ctx context.Context) (*listeners, error) {
 	l := &listeners{}
 	outbound4 := "127.0.0.1"
-	if p.config.Redirect == mesh.RedirectEBPF || p.config.Redirect == mesh.RedirectCNI {
+	if p.config.Redirect == mesh.RedirectEBPF {
 		// Any of 127.0.0.1 to 127.0.0.64. Who calls another address, or from outside,
 		// is not redirected here and therefore refused (origin).
 		outbound4 = "0.0.0.0"

@@ -31,9 +31,12 @@ type Config struct {
 	// where it does not, Strict holds.
 	AskPolicy bool
 	Probes    []Probe // what the admin port asks the application; see Probe
-	Redirect  string  // name of the backend in use, for display
-	Version   string
-	Drain     time.Duration // how long exchanges may go on after the end was asked for; 0: 5 s
+	Redirect  string  // name of the backend in use, for display, or mesh.RedirectCNI
+	// RedirectProbe has mesh.RedirectProbePort answered: somebody outside makes sure
+	// by it that the redirect works, before the workload starts.
+	RedirectProbe bool
+	Version       string
+	Drain         time.Duration // how long exchanges may go on after the end was asked for; 0: 5 s
 
 	Token func(ctx context.Context) (string, error) // gets a join token
 	Ready func()                                    // called once traffic is served
@@ -86,6 +89,9 @@ type Proxy struct {
 	own       []netip.Addr // addresses of the workload; constant once running
 
 	showsClients bool // to applications; constant once running
+
+	redirected     chan struct{} // closed once the redirect was seen to work
+	seenRedirected func()        // closes it
 }
 
 // New returns a proxy that is ready to Run.
@@ -101,6 +107,8 @@ func New(c Config) (*Proxy, error) {
 		return nil, err
 	}
 	p := &Proxy{config: c, log: c.Log, start: time.Now(), silence: silence, parkAfter: parkAfter}
+	p.redirected = make(chan struct{})
+	p.seenRedirected = sync.OnceFunc(func() { close(p.redirected) })
 	p.probes = make(map[string]Probe, len(c.Probes))
 	for _, probe := range c.Probes {
 		p.probes[probe.Name] = probe
@@ -170,6 +178,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		awaitPolicy(ctx, known)
 	}
 	listeners.serve(life, p)
+	if p.config.RedirectProbe {
+		running.Go(func() { p.missRedirect(life) })
+	}
 	p.config.Ready()
 	p.log.Info("serving", "workload", p.config.Workload)
 

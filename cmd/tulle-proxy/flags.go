@@ -30,7 +30,8 @@ func parse(args []string, stderr io.Writer) (proxy.Config, error) {
 	f.StringVar(&c.Control, "control", "", "address of the control plane's gRPC, host:port")
 	f.StringVar(&rootsFile, "roots-file", "", "PEM file of the roots to trust at first")
 	f.StringVar(&networks, "networks", "", "prefixes of the mesh's addresses, by commas")
-	f.StringVar(&c.Redirect, "redirect", "", "redirect backend in use, for display")
+	f.StringVar(&c.Redirect, "redirect", "", "redirect backend in use, for display; cni: find out")
+	f.BoolVar(&c.RedirectProbe, "redirect-probe", false, fmt.Sprintf("answer /ready at port %d, which only the redirect leads here", mesh.RedirectProbePort))
 	f.StringVar(&policy, "policy", "permissive", "permissive, strict: refuse clients outside the mesh, or ask: as the control plane says")
 	f.Func("probe", "what the admin port asks the application at /probe/NAME: NAME=http://:8080/healthz, https, tcp or grpc; may be repeated", func(s string) error {
 		probe, err := proxy.ParseProbe(s)
