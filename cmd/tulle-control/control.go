@@ -33,33 +33,41 @@ import (
 const (
 	startTimeout = 30 * time.Second
 	endTimeout   = 5 * time.Second
-	// Requests to the API server, per second: reviews of tokens when many pods
-	// start at once are most of them.
+	// Requests to the API server, per second and client.
 	apiRate, apiBurst = 100, 200
 	eventTimeout      = 5 * time.Second
 )
 
-// connect returns a client of the cluster.
-func connect(c *config) (kubernetes.Interface, error) {
+// clients are two, each with a limit of its own: when a thousand pods start at
+// once, the reviews of their tokens must not keep what else is to be written
+// waiting, nor the other way round.
+type clients struct{ cluster, reviews kubernetes.Interface }
+
+// connect returns clients of the cluster.
+func connect(c *config) (all clients, err error) {
 	conf, err := rest.InClusterConfig()
 	if c.Kubeconfig != "" {
 		conf, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("no cluster (-kubeconfig FILE names one, from outside): %w", err)
+		return all, fmt.Errorf("no cluster (-kubeconfig FILE names one, from outside): %w", err)
 	}
 	conf.UserAgent = "tulle-control/" + version
 	conf.QPS, conf.Burst = apiRate, apiBurst
 	conf.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	conf.ContentType = "application/vnd.kubernetes.protobuf"
 	conf.WarningHandler = rest.NoWarnings{}
-	return kubernetes.NewForConfig(conf)
+	if all.cluster, err = kubernetes.NewForConfig(conf); err != nil {
+		return all, err
+	}
+	all.reviews, err = kubernetes.NewForConfig(conf)
+	return all, err
 }
 
 // control is the control plane, composed.
 type control struct {
 	*config
-	client     kubernetes.Interface
+	clients
 	authority  *identity.Authority
 	keeper     *identitykube.Keeper
 	source     *discoverykube.Source  // nil: switched off
@@ -79,8 +87,8 @@ type server struct {
 }
 
 // serve runs the control plane until ctx ends.
-func serve(ctx context.Context, c *config, client kubernetes.Interface) error {
-	p := &control{config: c, client: client}
+func serve(ctx context.Context, c *config, to clients) error {
+	p := &control{config: c, clients: to}
 	err := p.open(ctx)
 	if err == nil {
 		err = p.compose()
@@ -101,13 +109,13 @@ func serve(ctx context.Context, c *config, client kubernetes.Interface) error {
 func (p *control) open(ctx context.Context) error {
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	p.keeper = &identitykube.Keeper{Client: p.client, Namespace: p.Namespace, Name: p.CASecret, TrustDomain: p.TrustDomain, Log: p.Log}
+	p.keeper = &identitykube.Keeper{Client: p.cluster, Namespace: p.Namespace, Name: p.CASecret, TrustDomain: p.TrustDomain, Log: p.Log}
 	var err error
 	if p.authority, err = p.keeper.Open(starting); err != nil {
 		return err
 	}
 	if p.Native == "auto" {
-		p.Inject.Native, err = nativeSidecars(p.client)
+		p.Inject.Native, err = nativeSidecars(p.cluster)
 		return err
 	}
 	p.Inject.Native = p.Native == "true"
@@ -122,7 +130,7 @@ func (p *control) compose() error {
 	}
 	// The injector and the check of pods' addresses need it, too.
 	p.source, err = discoverykube.New(discoverykube.Config{
-		Client: p.client, State: state, TrustDomain: p.TrustDomain, Strict: p.Strict, Log: p.Log,
+		Client: p.cluster, State: state, TrustDomain: p.TrustDomain, Strict: p.Strict, Log: p.Log,
 	})
 	if err != nil {
 		return err
@@ -149,7 +157,7 @@ func (p *control) compose() error {
 }
 
 func (p *control) registerIdentity() {
-	reviewer := identitykube.ReviewerConfig{Client: p.client, TrustDomain: p.TrustDomain}
+	reviewer := identitykube.ReviewerConfig{Client: p.reviews, TrustDomain: p.TrustDomain}
 	if p.CheckPodAddress {
 		reviewer.PodAddrs = p.source.PodAddrs
 	}
@@ -161,7 +169,7 @@ func (p *control) registerIdentity() {
 func (p *control) composeInjector() error {
 	var err error
 	p.namespaces, err = injectkube.New(injectkube.Config{
-		Client: p.client, Meshed: p.source.Meshed, AutoMesh: p.autoMesh(), Webhook: true, Log: p.Log,
+		Client: p.cluster, Meshed: p.source.Meshed, AutoMesh: p.autoMesh(), Webhook: true, Log: p.Log,
 		Roots: func() ([]byte, <-chan struct{}) {
 			roots, changed := p.authority.Watch()
 			return roots.PEM(), changed
@@ -232,6 +240,7 @@ func (p *control) listen() error {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
 		p.listeners = append(p.listeners, l)
+		p.Log.Info("listening", "for", what, "at", l.Addr())
 		return l, nil
 	}
 	p.servers = append(p.servers, &server{name: "admin", http: httpServer(p.admin(), nil)})

@@ -9,12 +9,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,36 +25,51 @@ import (
 
 type rawUnknown = runtime.Unknown
 
-// freePort is free at the moment.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // running is a control plane in a process of its own.
 type running struct {
-	pid                     int
-	proxies, webhook, admin string
+	pid            int
+	webhook, admin string // where it listens
+}
+
+// output is what a process has written so far.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// listening returns the address that the log tells for something, "" if it does
+// not yet.
+func (o *output) listening(what string) string {
+	_, rest, _ := strings.Cut(o.String(), "msg=listening for="+what+" at=")
+	at, _, _ := strings.Cut(rest, "\n")
+	return at
 }
 
 func startControl(t *testing.T, program string, a *api, args ...string) *running {
 	t.Helper()
-	r := &running{proxies: freePort(t), webhook: freePort(t), admin: freePort(t)}
+	const any = "127.0.0.1:0"
 	args = append([]string{
-		"-kubeconfig", fakeKubeconfig(t, a.URL), "-proxy-image", "tulle-proxy:1", "-listen", r.proxies, "-listen-webhook", r.webhook,
-		"-listen-admin", r.admin, "-listen-dashboard", freePort(t),
+		"-kubeconfig", fakeKubeconfig(t, a.URL), "-proxy-image", "tulle-proxy:1", "-listen", any, "-listen-webhook", any,
+		"-listen-admin", any, "-listen-dashboard", any,
 	}, args...)
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 30 * time.Second
 	cmd.Env = append(os.Environ(), asControl+"=1")
-	var log bytes.Buffer
+	var log output
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -68,7 +83,11 @@ func startControl(t *testing.T, program string, a *api, args ...string) *running
 		a.CloseClientConnections()
 		a.Close()
 	})
-	r.pid = cmd.Process.Pid
+	r := &running{pid: cmd.Process.Pid}
+	eventually(t, "listening", func() bool {
+		r.webhook, r.admin = log.listening("webhook"), log.listening("admin")
+		return r.admin != "" && r.webhook != ""
+	})
 	eventually(t, "ready", func() bool {
 		answer, err := http.Get("http://" + r.admin + "/ready")
 		if err != nil {

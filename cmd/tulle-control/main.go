@@ -38,9 +38,9 @@ func run(args []string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait
-	client, err := connect(&c)
+	to, err := connect(&c)
 	if err == nil {
-		err = serve(ctx, &c, client)
+		err = serve(ctx, &c, to)
 	}
 	if err != nil && ctx.Err() == nil {
 		c.Log.Error("control plane ended", "error", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -121,14 +122,14 @@ func (c *cluster) checkControl(ctx context.Context) []check.Result {
 }
 
 func (c *cluster) checkVersion(ctx context.Context) check.Result {
-	installed, err := c.installed(ctx)
+	there, err := c.installed(ctx)
 	version, verr := chart.Version()
-	if err != nil || verr != nil {
-		return check.Result{Check: "version", Verdict: check.Failed, Detail: fmt.Sprint(err, verr)}
+	if err := errors.Join(err, verr); err != nil || there == nil {
+		return check.Result{Check: "version", Verdict: check.Failed, Detail: fmt.Sprint(err)}
 	}
-	r := ok("version", "%s", installed)
-	if installed != version {
-		r.Verdict, r.Detail, r.Fix = check.Warning, fmt.Sprintf("%s, and this is %s", installed, version), "type: tulle upgrade"
+	r := ok("version", "%s", there.version)
+	if there.version != version {
+		r.Verdict, r.Detail, r.Fix = check.Warning, fmt.Sprintf("%s, and this is %s", there.version, version), "type: tulle upgrade"
 	}
 	return r
 }

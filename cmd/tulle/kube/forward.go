@@ -70,7 +70,7 @@ func overForward(ctx context.Context, env *command.Env, name string, args []stri
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	listener, err := net.Listen("unix", filepath.Join(dir, "api.sock"))
 	if err != nil {
 		return err

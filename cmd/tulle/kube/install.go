@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,8 +29,13 @@ waits until it runs, and checks it. Nothing is meshed by that: see tulle mesh.`
 // versionLabel is on what is installed.
 const versionLabel = "app.kubernetes.io/version"
 
+// valuesNote is on the control plane's Deployment: what was asked for when it
+// was installed, so that an upgrade keeps to it.
+const valuesNote = "tulle.dev/values"
+
 // wish is what the user asks to have installed.
 type wish struct {
+	before   chart.Values // what the cluster has; nil: the chart's defaults
 	sets     command.List
 	files    command.List
 	ha       bool
@@ -50,6 +57,9 @@ func (w *wish) values(stdin io.Reader) (chart.Values, error) {
 	values, err := chart.Defaults()
 	if err != nil {
 		return nil, err
+	}
+	if err := values.Merge(w.before); err != nil {
+		return nil, command.WithHint(fmt.Errorf("what the cluster was installed with: %w", err), "type: tulle install, with the values that are to hold")
 	}
 	for _, name := range w.files {
 		content, err := readFile(stdin, name)
@@ -91,6 +101,10 @@ func (w *wish) objects(stdin io.Reader) ([]*unstructured.Unstructured, error) {
 	if err != nil {
 		return nil, err
 	}
+	return render(values)
+}
+
+func render(values chart.Values) ([]*unstructured.Unstructured, error) {
 	rendered, err := chart.Render(names.Namespace, values)
 	if err != nil {
 		return nil, err
@@ -102,6 +116,29 @@ func (w *wish) objects(stdin io.Reader) ([]*unstructured.Unstructured, error) {
 	objects = append(objects, namespaceObject(names.Namespace))
 	sortForApply(objects)
 	return objects, nil
+}
+
+// noted are the objects, with a note of the values that made them.
+func (w *wish) noted(stdin io.Reader) ([]*unstructured.Unstructured, error) {
+	values, err := w.values(stdin)
+	if err != nil {
+		return nil, err
+	}
+	defaults, err := chart.Defaults()
+	if err != nil {
+		return nil, err
+	}
+	note, err := json.Marshal(values.Beside(defaults))
+	if err != nil {
+		return nil, err
+	}
+	objects, err := render(values)
+	for _, o := range objects {
+		if o.GetKind() == "Deployment" {
+			o.SetAnnotations(map[string]string{valuesNote: string(note)})
+		}
+	}
+	return objects, err
 }
 
 func readFile(stdin io.Reader, name string) ([]byte, error) {
@@ -130,12 +167,16 @@ func install(ctx context.Context, env *command.Env, args []string) error {
 	if *showValues {
 		return printValues(env.Stdout)
 	}
-	objects, err := w.objects(env.Stdin)
+	if *show {
+		objects, err := w.objects(env.Stdin)
+		if err != nil {
+			return err
+		}
+		return printObjects(env.Stdout, objects)
+	}
+	objects, err := w.noted(env.Stdin)
 	if err != nil {
 		return err
-	}
-	if *show {
-		return printObjects(env.Stdout, objects)
 	}
 	c, err := t.connect(env)
 	if err != nil {
@@ -146,16 +187,19 @@ func install(ctx context.Context, env *command.Env, args []string) error {
 	if err := c.mayInstall(ctx, objects); err != nil {
 		return err
 	}
-	installed, err := c.installed(ctx)
+	there, err := c.installed(ctx)
 	if err != nil {
+		return err
+	}
+	if err := c.mayChange(there); err != nil {
 		return err
 	}
 	version, err := chart.Version()
 	if err != nil {
 		return err
 	}
-	if installed != "" && installed != version {
-		return command.WithHint(fmt.Errorf("cluster %s has Tulle %s, and this is %s", c.name, installed, version), "type: tulle upgrade")
+	if there != nil && there.version != version {
+		return command.WithHint(fmt.Errorf("cluster %s has Tulle %s, and this is %s", c.name, there.version, version), "type: tulle upgrade")
 	}
 	return c.install(ctx, env, objects)
 }
@@ -191,6 +235,9 @@ func (c *cluster) install(ctx context.Context, env *command.Env, objects []*unst
 			rollouts = append(rollouts, workload{kind: lower(o.GetKind()), namespace: o.GetNamespace(), name: o.GetName()})
 		}
 	}
+	if err := c.prune(ctx, env, objects); err != nil {
+		return err
+	}
 	results := c.awaitGood(ctx)
 	if !check.Good(results) {
 		_ = check.Print(env.Stdout, results)
@@ -212,16 +259,60 @@ func (c *cluster) awaitGood(ctx context.Context) (results []check.Result) {
 	return results
 }
 
-// installed returns the version that the cluster has, "" if it has none.
-func (c *cluster) installed(ctx context.Context) (string, error) {
+// prune removes what an installation with other values has left.
+func (c *cluster) prune(ctx context.Context, env *command.Env, wanted []*unstructured.Unstructured) error {
+	most := wish{ha: true}
+	all, err := most.objects(strings.NewReader(""))
+	if err != nil {
+		return err
+	}
+	for _, o := range all {
+		if slices.ContainsFunc(wanted, func(w *unstructured.Unstructured) bool { return name(w) == name(o) }) {
+			continue
+		}
+		if o.GetKind() == "DaemonSet" {
+			if err := c.clearNodes(ctx, env); err != nil {
+				return err
+			}
+		}
+		if err := c.delete(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// installation is what the cluster has.
+type installation struct {
+	version string
+	values  chart.Values // which differ from the defaults
+	release string       // of Helm; "": Helm has not installed it
+}
+
+// installed returns what the cluster has, nil if it has no mesh.
+func (c *cluster) installed(ctx context.Context) (*installation, error) {
 	d, err := c.client.AppsV1().Deployments(names.Namespace).Get(ctx, names.Control, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return "", nil
+		return nil, nil
 	}
 	if err != nil {
-		return "", c.explain(err)
+		return nil, c.explain(err)
 	}
-	return d.Labels[versionLabel], nil
+	values, err := chart.ParseValues([]byte(d.Annotations[valuesNote]))
+	if err != nil {
+		return nil, fmt.Errorf("annotation %s of deployment %s: %w", valuesNote, d.Name, err)
+	}
+	return &installation{d.Labels[versionLabel], values, d.Annotations["meta.helm.sh/release-name"]}, nil
+}
+
+// mayChange is an error if Helm looks after the installation: it would undo
+// what we do.
+func (c *cluster) mayChange(i *installation) error {
+	if i == nil || i.release == "" {
+		return nil
+	}
+	return command.WithHint(fmt.Errorf("Helm has installed Tulle %s in cluster %s", i.version, c.name), //nolint:staticcheck // Helm is a name
+		"type: helm upgrade "+i.release+" CHART")
 }
 
 // refuseForeign leaves a webhook alone that has our name and is not ours.
@@ -243,8 +334,9 @@ func (c *cluster) refuseForeign(ctx context.Context) error {
 func upgrade(ctx context.Context, env *command.Env, args []string) error {
 	f := command.NewFlags("upgrade [flags]", `
 Brings the control plane and the agents of the cluster to this version, one
-after the other, under load. Proxies keep their version until their pods are
-replaced: tulle mesh NAMESPACE does that.`)
+after the other, under load. What was set at the installation stays so, save for
+what the flags say. Proxies keep their version until their pods are replaced:
+tulle mesh NAMESPACE does that.`)
 	var t Target
 	var w wish
 	t.Flags(f)
@@ -257,22 +349,26 @@ replaced: tulle mesh NAMESPACE does that.`)
 	if err != nil {
 		return err
 	}
-	objects, err := w.objects(env.Stdin)
-	if err != nil {
-		return err
-	}
 	c, err := t.connect(env)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
-	installed, err := c.installed(ctx)
+	there, err := c.installed(ctx)
 	if err != nil {
 		return err
 	}
-	if installed == "" {
+	if there == nil {
 		return notInstalled(c)
+	}
+	if err := c.mayChange(there); err != nil {
+		return err
+	}
+	w.before = there.values
+	objects, err := w.noted(env.Stdin)
+	if err != nil {
+		return err
 	}
 	if err := c.mayInstall(ctx, objects); err != nil {
 		return err

@@ -57,9 +57,9 @@ func meshNamespaces(ctx context.Context, env *command.Env, args []string) error 
 	if err != nil {
 		return err
 	}
-	if installed, err := c.installed(ctx); err != nil {
+	if there, err := c.installed(ctx); err != nil {
 		return err
-	} else if installed == "" {
+	} else if there == nil {
 		return notInstalled(c)
 	}
 	annotations := map[string]any{names.Inject: names.Enabled}

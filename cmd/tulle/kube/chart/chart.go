@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"maps"
 	"path"
+	"reflect"
 	"strings"
 	"text/template"
 
@@ -74,6 +75,26 @@ func merge(into, from map[string]any, prefix string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Beside returns what in v is not as in other, which has the same keys.
+func (v Values) Beside(other Values) Values { return beside(v, other) }
+
+func beside(v, other map[string]any) map[string]any {
+	rest := map[string]any{}
+	for key, value := range v {
+		section, ok := value.(map[string]any)
+		old, _ := other[key].(map[string]any)
+		switch {
+		case ok:
+			if r := beside(section, old); len(r) > 0 {
+				rest[key] = r
+			}
+		case !reflect.DeepEqual(value, other[key]):
+			rest[key] = value
+		}
+	}
+	return rest
 }
 
 // Set reads one KEY.KEY=VALUE, where VALUE is a number, true, false, or text.
