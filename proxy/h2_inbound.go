@@ -11,6 +11,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/http2"
 	"github.com/tulle-mesh/tulle/proxy/mtls"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // h2App is the connection to the workload's application that belongs to one
@@ -64,7 +65,7 @@ func (in *inbound) h2Client(a *h2App, over *mtls.Conn) *h2Conn {
 	c := &h2Conn{proxy: in.proxy, direction: mesh.Inbound, track: in.track, client: in.client, security: in.security, router: a}
 	streams, connect := a.app.Peer()
 	conf := http2.Config{Server: true, Owner: c, Streams: h2Streams(streams), Connect: connect}
-	var t http2.Transport = in.conn
+	var t tcp.Transport = in.conn
 	if over != nil {
 		t = over
 		conf.Resets = hopFactor * http2.DefaultResets // of many clients

@@ -10,6 +10,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/http2"
 	"github.com/tulle-mesh/tulle/proxy/mtls"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 const (
@@ -92,7 +93,7 @@ func (s *h2Session) run() error {
 	if err != nil {
 		return err
 	}
-	var t http2.Transport = c.tcp
+	var t tcp.Transport = c.tcp
 	if m, ok := c.conn.(*mtls.Conn); ok {
 		t = m
 	}

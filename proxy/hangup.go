@@ -172,12 +172,15 @@ func (c *httpConn) hungUp(kind uint32) {
 	if kind == hangupFIN && c.hop == nil && c.tcp.Queued() > 0 {
 		kind = hangupNone // it has sent more requests, whose answers it awaits
 	}
+	c.hang.Lock()
+	defer c.hang.Unlock()
 	c.gone.Store(max(kind, c.gone.Load()))
-	if s := c.waiting.Load(); s != nil {
-		passOn(kind, s)
+	if c.waiting != nil {
+		passOn(kind, c.waiting)
 	}
 }
 
+// passOn does not wait for anybody.
 func passOn(kind uint32, s *session) {
 	switch kind {
 	case hangupFIN:
@@ -189,10 +192,18 @@ func passOn(kind uint32, s *session) {
 
 // waitFor lets hang-ups of the client through to s until stopWaiting.
 func (c *httpConn) waitFor(s *session) {
-	c.waiting.Store(s)
+	c.hang.Lock()
+	defer c.hang.Unlock()
+	c.waiting = s
 	if kind := c.gone.Load(); kind != hangupNone {
 		passOn(kind, s)
 	}
 }
 
-func (c *httpConn) stopWaiting() { c.waiting.Store(nil) }
+// stopWaiting returns when no hang-up is on its way to the session any more: it
+// may be another client's from then on.
+func (c *httpConn) stopWaiting() {
+	c.hang.Lock()
+	c.waiting = nil
+	c.hang.Unlock()
+}

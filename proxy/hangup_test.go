@@ -2,9 +2,12 @@ package proxy
 
 import (
 	"net"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/tulle-mesh/tulle/proxy/mux"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
@@ -43,5 +46,42 @@ func TestHangupsWatchAgain(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("nobody heard of the reset")
+	}
+}
+
+// halfCloser is a session's connection that takes note of its half-close.
+type halfCloser struct {
+	net.Conn
+	closed func()
+}
+
+func (h *halfCloser) CloseWrite() error { h.closed(); return nil }
+
+// A session that nobody waits on any more is another client's: a hang-up that is
+// being passed on to it must have arrived before that.
+func TestHangupIsPassedOnInTime(t *testing.T) {
+	var c httpConn
+	var stopped atomic.Bool
+	ended := make(chan struct{})
+	passed := false
+	c.waitFor(&session{conn: &halfCloser{closed: func() {
+		go func() {
+			defer close(ended)
+			c.stopWaiting()
+			stopped.Store(true)
+		}()
+		for range 1000 {
+			runtime.Gosched()
+		}
+		passed = true
+		if stopped.Load() {
+			t.Error("the session was given back first")
+		}
+	}}})
+	c.hop = new(mux.Stream) // or c.tcp would be asked what it has queued
+	c.hungUp(hangupFIN)
+	<-ended
+	if !passed {
+		t.Error("it was not passed on")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -73,8 +74,10 @@ type httpConn struct {
 	body   http1.Body
 	served int // answers sent
 
-	waiting atomic.Pointer[session] // set while the client's hang-up concerns this session
-	gone    atomic.Uint32           // hangup, once it has happened
+	gone atomic.Uint32 // hangup, once it has happened
+
+	hang    sync.Mutex // guards what follows, and is held while a hang-up is passed on
+	waiting *session   // set while the client's hang-up concerns this session
 }
 
 // serve runs until the connection ends. It closes it.
@@ -100,8 +103,8 @@ func (c *httpConn) readHead() (int, error) {
 	if c.in.len() == 0 {
 		c.track.expect(keepIdle, true)
 		err := c.readFirst()
-		if err != nil && c.hop != nil && c.hop.Pending() && isTimeout(err) {
-			// It came before the other side heard that we take no more: the last one.
+		if err != nil && c.hop != nil && isTimeout(err) && !c.hop.Refuse() {
+			// It came before the other side could hear that we take no more: the last one.
 			c.track.expect(headPatience, false)
 			err = c.readFirst()
 		}

@@ -50,7 +50,7 @@ func (l *links) session(ctx context.Context, a age) (*session, error) {
 	warm := true
 	for {
 		l.mu.Lock()
-		if s := l.sessionLocked(); s != nil {
+		if s := l.sessionLocked(a); s != nil {
 			l.mu.Unlock()
 			s.reused = warm && a != fresh // the link may turn out to be dead
 			return s, nil
@@ -74,8 +74,13 @@ func (l *links) session(ctx context.Context, a age) (*session, error) {
 	}
 }
 
-func (l *links) sessionLocked() *session {
+// sessionLocked opens a session on a link that has room for one. What can't be
+// sent again does not go out on a link that has ended, heard of or not.
+func (l *links) sessionLocked(a age) *session {
 	for _, k := range l.open {
+		if a != anyAge && k.ended() {
+			continue
+		}
 		if s := k.Open(); s != nil {
 			return &session{up: l.up, kind: httpSession, conn: s, mux: s, link: k, meshed: true}
 		}

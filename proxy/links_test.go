@@ -6,9 +6,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/tulle-mesh/tulle/proxy/mux"
+	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // TestDrainDeliversAnswers lets the server's proxy drain while the application
@@ -72,4 +76,45 @@ func askOnce(addr string, i int) error {
 		return fmt.Errorf("%s: %q, %v", resp.Status, b, err)
 	}
 	return nil
+}
+
+// TestDeadLink opens sessions on a link whose end its reader has not heard of.
+func TestDeadLink(t *testing.T) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	near, err := net.Dial("tcp4", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := tcp.New(near.(*net.TCPConn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	k := &link{Link: mux.New(conn, mux.Config{}), tcp: conn}
+	l := &links{open: []*link{k}}
+	for _, a := range []age{anyAge, checked, fresh} {
+		if l.sessionLocked(a) == nil {
+			t.Errorf("age %d: no session on a link that is alive", a)
+		}
+	}
+	far.Close()
+	for !k.ended() {
+		runtime.Gosched()
+	}
+	for _, a := range []age{checked, fresh} {
+		if l.sessionLocked(a) != nil {
+			t.Errorf("age %d: a session on a link that has ended", a)
+		}
+	}
+	if l.sessionLocked(anyAge) == nil {
+		t.Error("what can be sent again needs no check")
+	}
 }

@@ -159,6 +159,7 @@ func (p *Proxy) acceptWaiting(ctx context.Context, ln *net.TCPListener, serve se
 func (p *Proxy) take(ctx context.Context, accepted *net.TCPConn, serve serveFunc) {
 	conn, err := tcp.New(accepted)
 	if err != nil {
+		_ = accepted.Close()
 		return
 	}
 	t := p.conns.add(conn)

@@ -15,12 +15,6 @@ import (
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
-// Transport is the connection below: TCP, or TLS over it.
-type Transport interface {
-	tcp.Transport
-	SetWriteDeadline(t time.Time) error
-}
-
 // Owner hears what concerns a connection as a whole. It is called by the
 // reading goroutine.
 type Owner interface {
@@ -64,7 +58,7 @@ const (
 
 // Conn is one end of an HTTP/2 connection.
 type Conn struct {
-	t      Transport
+	t      tcp.Transport
 	config Config
 
 	// Of the reading goroutine.
@@ -115,7 +109,7 @@ type Conn struct {
 }
 
 // New returns a connection over t, whose first frames leave with the first Flush.
-func New(t Transport, config Config) *Conn {
+func New(t tcp.Transport, config Config) *Conn {
 	if config.Streams == 0 {
 		config.Streams = DefaultStreams
 	}
@@ -345,7 +339,7 @@ func (c *Conn) linger() {
 }
 
 // Transport returns the connection below.
-func (c *Conn) Transport() Transport { return c.t }
+func (c *Conn) Transport() tcp.Transport { return c.t }
 
 // Peer returns what the peer's settings allow: streams at once, and extended CONNECT.
 func (c *Conn) Peer() (streams uint32, connect bool) {

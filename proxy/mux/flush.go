@@ -54,13 +54,13 @@ func (l *Link) sendWindow(s *Stream, n int) {
 // sendData sends p, at most maxPayload. It waits while too much is unsent.
 func (l *Link) sendData(s *Stream, p []byte) error {
 	l.mu.Lock()
-	for l.out != nil && len(l.out.b) > maxOut && l.dead == nil {
+	for l.out != nil && len(l.out.b) > maxOut && l.dead == nil && !s.over && !s.finished {
 		l.room.Wait()
 	}
 	l.room.Signal() // the next one, while there is room
 	err := l.dead
 	switch {
-	case s.over:
+	case s.over, s.finished: // while it waited here
 		err = net.ErrClosed
 	case s.id == 0 && (err != nil || l.leaving || l.left):
 		err = ErrRefused // too late to be opened
@@ -127,7 +127,7 @@ func (l *Link) flushLocked() {
 		l.mu.Unlock()
 		n, sent, err := l.t.Offer(out.b)
 		if err == nil && !sent {
-			go l.finish(out, n)
+			go l.sendRest(out, n)
 			return
 		}
 		l.mu.Lock()
@@ -141,8 +141,8 @@ func (l *Link) flushLocked() {
 	}
 }
 
-// finish waits for room, in a goroutine of its own.
-func (l *Link) finish(out *outBuffer, n int) {
+// sendRest waits for room, in a goroutine of its own.
+func (l *Link) sendRest(out *outBuffer, n int) {
 	_, err := l.t.Write(out.b[n:])
 	l.mu.Lock()
 	l.wroteLocked(out, err)

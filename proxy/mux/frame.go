@@ -15,7 +15,7 @@ const (
 // Reasons of a RESET.
 const (
 	reasonReset   = 0 // the application or the client tore its connection down
-	reasonRefused = 1 // nobody has seen a byte of the stream
+	reasonRefused = 1 // nobody has seen a byte of what came behind the sender's last one
 	reasonUnread  = 2 // the sender reads no more; what it has sent stands
 )
 

@@ -32,6 +32,7 @@ func (s script) CloseWrite() error                 { return nil }
 func (s script) Close() error                      { return nil }
 func (s script) Reset()                            {}
 func (s script) SetReadDeadline(time.Time) error   { return nil }
+func (s script) SetWriteDeadline(time.Time) error  { return nil }
 func frame(kind frameType, id uint32, p ...byte) []byte {
 	return append(appendHeader(nil, kind, len(p), id), p...)
 }

@@ -98,9 +98,10 @@ func New(t tcp.Transport, config Config) *Link {
 }
 
 // Errors of streams. ErrRefused says that nobody has seen a byte of what was
-// sent; it is seen by the dialling side only.
+// sent, or of what was sent behind the last answer; it is seen by the dialling
+// side only.
 var (
-	ErrRefused = errors.New("mux: the peer is too busy for another stream")
+	ErrRefused = errors.New("mux: the peer takes no more on this stream")
 	errFull    = errors.New("mux: it does not read what it asks for")
 )
 
@@ -340,8 +341,22 @@ func (l *Link) closeIfDone() {
 		_ = l.t.Close()
 	case done:
 		_ = l.t.SetReadDeadline(time.Now().Add(closePatience))
+		_ = l.t.SetWriteDeadline(time.Now().Add(closePatience)) // it may read nothing
 		_ = l.t.CloseWrite()
 	}
+}
+
+// finish tells the peer that s sends no more. A writer that has come as far as
+// waiting for room must not send behind that.
+func (l *Link) finish(s *Stream) {
+	l.mu.Lock()
+	s.finished = true
+	l.room.Broadcast()
+	if l.dead == nil && s.id != 0 && !s.over {
+		l.appendLocked(frameFIN, s.id)
+	}
+	l.mu.Unlock()
+	l.flush(false)
 }
 
 // forget drops a stream that was closed.
@@ -360,6 +375,7 @@ func (l *Link) forgetLocked(s *Stream) {
 		return
 	}
 	s.over = true
+	l.room.Broadcast() // its writer may be waiting
 	l.open--
 	delete(l.streams, s.id)
 	if s.asking {
@@ -367,12 +383,12 @@ func (l *Link) forgetLocked(s *Stream) {
 	}
 }
 
-// reset drops a stream and tells the peer so, in one step: no data of it may
+// reset drops a stream and tells the peer why, in one step: no data of it may
 // come after that, and a link that is left must not end before it.
-func (l *Link) reset(s *Stream) {
+func (l *Link) reset(s *Stream, reason byte) {
 	l.mu.Lock()
 	if l.dead == nil && s.id != 0 && !s.over {
-		l.appendLocked(frameReset, s.id, reasonReset)
+		l.appendLocked(frameReset, s.id, reason)
 	}
 	l.forgetLocked(s)
 	leaving := l.leaving

@@ -405,6 +405,50 @@ func TestBusy(t *testing.T) {
 	}
 }
 
+// TestRefuse ends a stream that rests: the answer before that arrives, and what is
+// sent behind it was seen by nobody.
+func TestRefuse(t *testing.T) {
+	served, ended := make(chan *Stream, 1), make(chan struct{})
+	p := newPair(t, func(s *Stream) {
+		served <- s
+		<-ended
+	})
+	s := p.dial.Open()
+	b := make([]byte, 8)
+	_, _ = s.Write([]byte("question"))
+	far := wait(t, "the stream", served)
+	if _, err := io.ReadAtLeast(far, b[:4], 4); err != nil {
+		t.Fatal(err)
+	}
+	if far.Refuse() {
+		t.Error("it was refused with something to read")
+	}
+	if _, err := io.ReadFull(far, b[4:]); err != nil || string(b) != "question" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	_, _ = far.Write([]byte("answer"))
+	if !far.Refuse() {
+		t.Fatal("it was not refused")
+	}
+	for p.dial.Streams() > 0 { // until it is heard of
+		runtime.Gosched()
+	}
+	if _, err := s.Write([]byte("another")); !errors.Is(err, ErrRefused) {
+		t.Errorf("writing: %v", err)
+	}
+	if got, err := io.ReadAll(s); string(got) != "answer" || !errors.Is(err, ErrRefused) {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if s.Quiet() {
+		t.Error("it is said to be open")
+	}
+	_ = s.Close()
+	close(ended)
+	if again := p.dial.Open(); again == nil {
+		t.Error("the link ended with the stream")
+	}
+}
+
 // TestAllocations holds a small exchange to no allocation.
 func TestAllocations(t *testing.T) {
 	if raceEnabled {

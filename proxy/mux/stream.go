@@ -23,9 +23,10 @@ type Stream struct {
 	link *Link
 
 	// Guarded by the link's mu.
-	id     uint32 // 0 until something is sent or received
-	asking bool   // see turnLocked
-	over   bool   // the link has forgotten it
+	id       uint32 // 0 until something is sent or received
+	asking   bool   // see turnLocked
+	over     bool   // the link has forgotten it
+	finished bool   // FIN was sent, or would have been if the peer knew of it
 
 	mu       sync.Mutex // guards what follows
 	came     []chunk    // received and not read
@@ -72,23 +73,22 @@ func (s *Stream) receive(kind frameType, payload []byte) error {
 }
 
 func (s *Stream) receiveReset(reason byte) error {
-	err := error(syscall.ECONNRESET)
 	switch reason {
 	case reasonReset:
+		s.link.forget(s)
+		s.mu.Lock()
+		s.dropLocked()
+		s.ended = nil // also if it was io.EOF
+		s.mu.Unlock()
+		s.lost(syscall.ECONNRESET)
 	case reasonRefused:
-		err = ErrRefused
+		s.link.forget(s)
+		s.lost(ErrRefused) // behind what has come
 	case reasonUnread:
-		s.close(err, false)
-		return nil
+		s.close(syscall.ECONNRESET, false)
 	default:
 		return errors.New("mux: unknown reason of a reset")
 	}
-	s.link.forget(s)
-	s.mu.Lock()
-	s.dropLocked()
-	s.ended = nil // also if it was io.EOF
-	s.mu.Unlock()
-	s.lost(err)
 	return nil
 }
 
@@ -178,11 +178,22 @@ func (s *Stream) Quiet() bool {
 	return s.ended == nil && s.closed == nil && len(s.came) == 0
 }
 
-// Pending reports whether something has come that was not read yet.
-func (s *Stream) Pending() bool {
+// Refuse ends a stream that rests: the peer reads what was sent to it and then
+// ErrRefused, which tells it that nobody has seen what it may be sending just now.
+// Refuse reports false, and does nothing, if something has come already.
+func (s *Stream) Refuse() bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.came) > 0
+	if len(s.came) > 0 {
+		s.mu.Unlock()
+		return false
+	}
+	if s.ended == nil {
+		s.ended = net.ErrClosed // what comes from now on is not kept
+	}
+	s.mu.Unlock()
+	s.close(net.ErrClosed, true)
+	s.link.reset(s, reasonRefused)
+	return true
 }
 
 // waitLocked waits until there is something to read.
@@ -281,7 +292,7 @@ func (s *Stream) reserve(n int) (int, error) {
 // CloseWrite half-closes the stream: the peer reads io.EOF.
 func (s *Stream) CloseWrite() error {
 	if news, _ := s.close(net.ErrClosed, false); news {
-		s.link.send(frameFIN, s)
+		s.link.finish(s)
 	}
 	return nil
 }
@@ -291,7 +302,7 @@ func (s *Stream) CloseWrite() error {
 func (s *Stream) Close() error {
 	news, reading := s.close(net.ErrClosed, true)
 	if news {
-		s.link.send(frameFIN, s)
+		s.link.finish(s)
 	}
 	if reading {
 		s.link.send(frameReset, s, reasonUnread)
@@ -307,7 +318,7 @@ func (s *Stream) Reset() {
 	s.mu.Unlock()
 	s.close(net.ErrClosed, true)
 	if !over {
-		s.link.reset(s)
+		s.link.reset(s, reasonReset)
 	}
 }
 

@@ -19,4 +19,5 @@ type Transport interface {
 	Close() error
 	Reset()
 	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
 }
