@@ -90,11 +90,11 @@ func TestAttachOverGRPC(t *testing.T) {
 	renewed := expires.Add(time.Hour)
 	for _, m := range []*tullev1.ProxyMessage{
 		{Message: &tullev1.ProxyMessage_Hello{Hello: &tullev1.Hello{Workload: "web-1", StartUnixMs: 1}}},
-		{Message: &tullev1.ProxyMessage_Report{Report: &tullev1.Report{Proxy: &tullev1.ProxyStats{CertNotAfterUnix: expires.Unix()}}}},
-		{Message: &tullev1.ProxyMessage_Report{Report: &tullev1.Report{
+		reportMessage(&tullev1.Report{Proxy: &tullev1.ProxyStats{CertNotAfterUnix: expires.Unix()}}),
+		reportMessage(&tullev1.Report{
 			Edges: []*tullev1.Edge{outbound("db", "db-1").add(time.Millisecond).message()},
 			Proxy: &tullev1.ProxyStats{CertNotAfterUnix: renewed.Unix(), RssBytes: 9 << 20},
-		}}},
+		}),
 	} {
 		if err := stream.Send(m); err != nil {
 			t.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 )
 
 // BenchmarkTable makes what one second of the page costs: 100 proxies with ten
@@ -14,7 +16,7 @@ func BenchmarkTable(b *testing.B) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	c := newTestCollector(b, nil)
 	now := time.Now().Add(-5 * time.Minute)
-	c.began, c.open = now, sliceAt(now)
+	c.began, c.open.oldest = now, sliceAt(now)
 	for i := range 100 {
 		r := newRecord(testID(fmt.Sprint("s", i)), fmt.Sprintf("s%d-1", i), now)
 		r.session, r.attached, r.counted = 1, now, now
@@ -29,19 +31,18 @@ func BenchmarkTable(b *testing.B) {
 	for range 300 {
 		now = now.Add(time.Second)
 		for r, list := range traffics {
-			var readings []reading
+			message := &tullev1.Report{}
 			for _, tr := range list {
 				for range 20 {
 					tr.add(randomLatency(rng))
 				}
 				tr.samples = nil
-				reading, err := readEdge(tr.message())
-				if err != nil {
-					b.Fatal(err)
-				}
-				readings = append(readings, reading)
+				message.Edges = append(message.Edges, tr.message())
 			}
-			r.take(readings, interval{from: r.counted, to: now, oldest: c.open}, 512)
+			if err := c.heard.read(reportMessage(message).GetReport()); err != nil {
+				b.Fatal(err)
+			}
+			r.take(c.heard.edges, interval{from: r.counted, to: now}, &c.open, 512)
 			r.counted = now
 		}
 		c.advanceLocked(now, true)

@@ -35,8 +35,11 @@ type Collector struct {
 	records  map[recordKey]*record
 	retired  map[mesh.ID]*record // totals of records let go, one per identity
 	sessions uint64              // the last session's number
-	open     int64               // the oldest slice that may still be added to
+	open     openSlices
+	heard    report // the last one, whose memory is used again
 	history  *history
+	sums     columnWriter
+	order    []uint64 // of the parts that are being closed
 	changes  changes
 	pace     time.Duration // at which proxies are to report
 	advanced time.Time
@@ -71,13 +74,13 @@ func NewCollector(config Config) (*Collector, error) {
 		history: newHistory(config.HistoryBytes, config.MaxSeries),
 	}
 	c.routes = newRoutes(c.taps)
-	c.open, c.pace = sliceAt(c.began), usualPace
+	c.open.oldest, c.pace = sliceAt(c.began), usualPace
 	if config.HistoryDir != "" {
-		next, err := c.history.load(config.HistoryDir, c.open, config.Log)
+		next, err := c.history.load(config.HistoryDir, c.open.oldest, config.Log)
 		if err != nil {
 			return nil, err
 		}
-		c.open = max(c.open, next)
+		c.open.oldest = max(c.open.oldest, next)
 		c.spool = &spool{dir: config.HistoryDir}
 	}
 	c.inventory.Store(&tullev1.ListResponse{})
@@ -219,7 +222,7 @@ func (c *Collector) attach(ctx context.Context, id mesh.ID, hello *tullev1.Hello
 	}
 	c.sessions++
 	r.session, r.start, r.version, r.redirect = c.sessions, hello.StartUnixMs, hello.Version, hello.Redirect
-	r.attached, r.heard = now, time.Time{}
+	r.attached, r.heard, r.numbered = now, time.Time{}, nil
 	r.address, r.cert = peerFacts(ctx, r.cert)
 	c.setPaceLocked()
 	c.config.Log.Info("proxy attached", "workload", r.workload, "identity", r.name, "version", r.version)
@@ -253,21 +256,13 @@ func (c *Collector) setPaceLocked() {
 	}
 }
 
-func (c *Collector) report(s session, report *tullev1.Report) error {
-	readings, err := readReport(report)
-	if err != nil {
-		return c.refuse(s, err)
-	}
-	endpoints, err := readEndpoints(report.Endpoints)
-	if err != nil {
-		return c.refuse(s, err)
-	}
-	verdicts, err := readVerdicts(report.Verdicts)
-	if err != nil {
-		return c.refuse(s, err)
-	}
+func (c *Collector) report(s session, encoded []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	report := &c.heard
+	if err := report.read(encoded); err != nil {
+		return c.refuse(s, err)
+	}
 	r := s.record
 	if r.session != s.number {
 		return errReplaced
@@ -275,21 +270,22 @@ func (c *Collector) report(s session, report *tullev1.Report) error {
 	now := time.Now()
 	c.advanceLocked(now, false)
 	c.reports++
-	at := interval{from: r.counted, to: now, oldest: c.open, unplaced: r.counted.IsZero()}
+	at := interval{from: r.counted, to: now, unplaced: r.counted.IsZero()}
 	if at.from.After(now) { // the clock was set back
 		at.from = now
 	}
-	r.take(readings, at, c.config.MaxEdges)
+	r.take(report.edges, at, &c.open, c.config.MaxEdges)
 	r.counted = now
-	p := report.Proxy
-	if p != nil || len(endpoints)+len(verdicts) > 0 { // of several reports at once, only the last has these
-		r.endpoints, r.verdicts = endpoints, verdicts
+	p := report.proxy
+	if p.said || len(report.endpoints)+len(report.verdicts) > 0 {
+		r.endpoints = append(r.endpoints[:0], report.endpoints...)
+		r.verdicts = append(r.verdicts[:0], report.verdicts...)
 	}
-	if p == nil {
+	if !p.said {
 		return nil
 	}
-	r.stats = stats{rss: p.RssBytes, connections: p.OpenConnections, watched: p.WatchedDestinations}
-	if r.cert.renew(p.CertNotAfterUnix, p.CertAuthorityKeyId) {
+	r.stats = p.stats
+	if r.cert.renew(p.notAfterUnix, p.authority) {
 		c.changes.add(now, certificateRenewed(r))
 	}
 	return nil
@@ -304,12 +300,11 @@ func (c *Collector) advanceLocked(now time.Time, must bool) {
 	c.advanced = now
 	c.sweepLocked(now)
 	c.routes.expire(now)
-	if oldest := sliceAt(now) - keepSlices; c.open < oldest { // nobody has looked for more than an hour
-		c.open = oldest
+	if oldest := sliceAt(now) - keepSlices; c.open.oldest < oldest { // nobody has looked for more than an hour
+		c.open.skip(oldest)
 	}
-	for c.open < sliceAt(now) && c.completeLocked(c.open, now) {
-		c.closeLocked(c.open)
-		c.open++
+	for c.open.oldest < sliceAt(now) && c.completeLocked(c.open.oldest, now) {
+		c.closeLocked()
 	}
 }
 
@@ -324,34 +319,56 @@ func (c *Collector) completeLocked(n int64, now time.Time) bool {
 	return true
 }
 
-// closeLocked makes a column of what is pending up to a slice.
-func (c *Collector) closeLocked(n int64) {
-	all := c.allLocked()
-	t := newTeller(all, c.config.HostAddresses, c.inventory.Load())
-	amounts, services := map[uint32]amount{}, map[string]counts{}
-	for _, r := range all {
-		for _, row := range r.rows {
-			a := row.takePart(n)
-			if a.empty() {
-				continue
-			}
-			if f, ok := t.tell(r, row); ok {
-				if f.edge.serviceKind == kindService {
-					services[f.edge.service] = services[f.edge.service].plus(a.counts)
-				}
-				for _, key := range f.series() {
-					id := c.history.id(key, n)
-					amounts[id] = amounts[id].plus(a)
-				}
-			}
+// closeLocked makes a column of what is pending of the oldest slice.
+func (c *Collector) closeLocked() {
+	p := c.open.take()
+	t := newTeller(c.allLocked(), c.config.HostAddresses, c.inventory.Load())
+	services := map[string]counts{}
+	c.order = c.order[:0]
+	for i, part := range p.parts {
+		told := c.seriesLocked(t, part.row.living(), p.slice)
+		if told.service != "" {
+			services[told.service] = services[told.service].plus(p.amount(i).counts)
+		}
+		for _, id := range told.ids[:told.n] {
+			c.order = append(c.order, uint64(id)<<32|uint64(i))
 		}
 	}
-	column := newColumn(n, 1, amounts)
+	slices.Sort(c.order)
+	for i, o := range c.order {
+		id := uint32(o >> 32)
+		c.sums.sum.add(p.amount(int(uint32(o))))
+		if i+1 == len(c.order) || uint32(c.order[i+1]>>32) != id {
+			c.sums.add(id)
+		}
+	}
+	column := c.sums.column(p.slice, 1)
 	c.history.push(column)
 	if c.spool != nil {
 		c.unsaved = append(c.unsaved, column)
 	}
-	c.changes.seeSlice(n, services)
+	c.changes.seeSlice(p.slice, services)
+}
+
+// seriesLocked returns what a row counts for in the slice that is being closed.
+func (c *Collector) seriesLocked(t *teller, row *row, slice int64) *closing {
+	told := &row.told
+	if told.slice == slice {
+		return told
+	}
+	*told = closing{slice: slice}
+	f, ok := t.tell(row)
+	if !ok {
+		return told
+	}
+	if f.edge.serviceKind == kindService {
+		told.service = f.edge.service
+	}
+	told.ids[0], told.n = c.history.id(seriesKey{edge: f.edge}, slice), 1
+	if f.place != (replicaPlace{}) {
+		told.ids[1], told.n = c.history.id(seriesKey{replica: f.place}, slice), 2
+	}
+	return told
 }
 
 // save appends to the files what is not in them yet. One goroutine at a time
@@ -454,7 +471,7 @@ func (c *certificate) renew(notAfterUnix int64, authority []byte) bool {
 	if notAfterUnix <= 0 || notAfterUnix > maxUnix {
 		return false
 	}
-	if len(authority) > 0 && len(authority) <= maxWord {
+	if len(authority) > 0 && len(authority) <= maxWord && c.authority != string(authority) {
 		c.authority = string(authority)
 	}
 	notAfter := time.Unix(notAfterUnix, 0)

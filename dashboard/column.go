@@ -2,8 +2,11 @@ package dashboard
 
 import (
 	"encoding/binary"
+	"maps"
 	"slices"
 	"time"
+
+	"github.com/tulle-mesh/tulle/mesh"
 )
 
 // slice is the time that figures are kept apart by.
@@ -58,30 +61,40 @@ const (
 	hasRequests // else there are as many as the histogram counts
 )
 
-// appendAmount encodes an amount.
-func appendAmount(b []byte, a amount) []byte {
+// appendHead encodes all of an amount but its histogram, which counts so many.
+func appendHead(b []byte, c counts, counted uint64) []byte {
 	var flags byte
-	if a.counts.failures > 0 {
+	if c.failures > 0 {
 		flags |= hasFailures
 	}
-	if a.counts.sent > 0 || a.counts.received > 0 {
+	if c.sent > 0 || c.received > 0 {
 		flags |= hasBytes
 	}
-	if a.counts.requests != a.latency.total() {
+	if c.requests != counted {
 		flags |= hasRequests
 	}
 	b = append(b, flags)
 	if flags&hasFailures != 0 {
-		b = binary.AppendUvarint(b, a.counts.failures)
+		b = binary.AppendUvarint(b, c.failures)
 	}
 	if flags&hasBytes != 0 {
-		b = binary.AppendUvarint(b, a.counts.sent)
-		b = binary.AppendUvarint(b, a.counts.received)
+		b = binary.AppendUvarint(b, c.sent)
+		b = binary.AppendUvarint(b, c.received)
 	}
 	if flags&hasRequests != 0 {
-		b = binary.AppendUvarint(b, a.counts.requests)
+		b = binary.AppendUvarint(b, c.requests)
 	}
-	return append(b, a.latency...)
+	return b
+}
+
+// appendAmount encodes an amount.
+func appendAmount(b []byte, a amount) []byte {
+	return append(appendHead(b, a.counts, a.latency.total()), a.latency...)
+}
+
+// appendCounted encodes an amount.
+func appendCounted(b []byte, c counts, latency sparse) []byte {
+	return latency.appendTo(appendHead(b, c, latency.total()))
 }
 
 // readAmount decodes an amount, which shares the bytes.
@@ -114,54 +127,118 @@ func readAmount(b []byte) (a amount, ok bool) {
 	return a, ok
 }
 
-// newColumn encodes amounts by series.
-func newColumn(first, span int64, amounts map[uint32]amount) *column {
-	ids := make([]uint32, 0, len(amounts))
-	for id := range amounts {
-		ids = append(ids, id)
+// columnWriter makes columns. Its memory is used again for the next one.
+type columnWriter struct {
+	sum   adder
+	data  []byte
+	one   []byte
+	marks []mark
+	n     int
+	last  uint32
+}
+
+// add appends what the sum has come to for a series, and begins the sum anew.
+// Series come in ascending order.
+func (w *columnWriter) add(id uint32) {
+	c, latency := w.sum.take()
+	if w.n%markEvery == 0 {
+		w.marks = append(w.marks, mark{id, uint32(len(w.data))})
+		w.last = 0 // a search that begins here knows nothing of those before
 	}
-	slices.Sort(ids)
-	c := &column{first: first, span: span, marks: make([]mark, 0, (len(ids)+markEvery-1)/markEvery)}
-	var data, one []byte
-	last := uint32(0)
-	for i, id := range ids {
-		if i%markEvery == 0 {
-			c.marks = append(c.marks, mark{id, uint32(len(data))})
-			last = 0 // a search that begins here knows nothing of those before
-		}
-		one = appendAmount(one[:0], amounts[id])
-		data = binary.AppendUvarint(data, uint64(id-last))
-		data = binary.AppendUvarint(data, uint64(len(one)))
-		data = append(data, one...)
-		last = id
-	}
-	c.data = slices.Clone(data)
+	w.one = appendCounted(w.one[:0], c, latency)
+	w.data = binary.AppendUvarint(w.data, uint64(id-w.last))
+	w.data = binary.AppendUvarint(w.data, uint64(len(w.one)))
+	w.data = append(w.data, w.one...)
+	w.last, w.n = id, w.n+1
+}
+
+// column returns what was added, and begins the next.
+func (w *columnWriter) column(first, span int64) *column {
+	c := &column{first: first, span: span, data: slices.Clone(w.data), marks: slices.Clone(w.marks)}
+	w.data, w.marks, w.n, w.last = w.data[:0], w.marks[:0], 0, 0
 	return c
 }
 
-// each calls f for every series of the column, ascending, until f returns false.
-func (c *column) each(f func(id uint32, a amount) bool) {
-	c.eachFrom(0, f)
+// adder adds amounts up.
+type adder struct {
+	counts    counts
+	latency   [mesh.Buckets]uint64
+	low, high int // of the buckets that may count something
+	cells     sparse
 }
 
-func (c *column) eachFrom(m int, f func(id uint32, a amount) bool) {
-	if len(c.marks) == 0 {
-		return
+func (a *adder) add(b amount) {
+	a.counts = a.counts.plus(b.counts)
+	for c := b.latency.cursor(); c.next(); {
+		if a.high == 0 || c.bucket < a.low {
+			a.low = c.bucket
+		}
+		a.high = max(a.high, c.bucket+1)
+		a.latency[c.bucket] = add(a.latency[c.bucket], c.count)
 	}
-	b, last := c.data[c.marks[m].offset:], uint32(0)
-	for i := 0; len(b) > 0; i++ {
-		if i%markEvery == 0 {
-			last = 0
+}
+
+// take returns the sum, until the next take, and begins anew.
+func (a *adder) take() (c counts, latency sparse) {
+	a.cells = a.cells[:0]
+	for i := a.low; i < a.high; i++ {
+		if n := a.latency[i]; n > 0 {
+			a.cells = append(a.cells, cell{uint16(i), n})
+			a.latency[i] = 0
 		}
-		distance, n := binary.Uvarint(b)
-		length, k := binary.Uvarint(b[n:])
-		b = b[n+k:]
-		last += uint32(distance)
-		a, _ := readAmount(b[:length])
-		if !f(last, a) {
-			return
-		}
-		b = b[length:]
+	}
+	c = a.counts
+	a.counts, a.low, a.high = counts{}, 0, 0
+	return c, a.cells
+}
+
+// newColumn makes a column of amounts by series.
+func newColumn(first, span int64, amounts map[uint32]amount) *column {
+	var w columnWriter
+	for _, id := range slices.Sorted(maps.Keys(amounts)) {
+		w.sum.add(amounts[id])
+		w.add(id)
+	}
+	return w.column(first, span)
+}
+
+// columnReader goes over a column.
+type columnReader struct {
+	rest   []byte
+	n      int
+	id     uint32
+	amount amount
+}
+
+// from begins at a mark.
+func (c *column) from(m int) columnReader {
+	if len(c.marks) == 0 {
+		return columnReader{}
+	}
+	return columnReader{rest: c.data[c.marks[m].offset:]}
+}
+
+func (r *columnReader) next() bool {
+	if len(r.rest) == 0 {
+		return false
+	}
+	if r.n%markEvery == 0 {
+		r.id = 0
+	}
+	distance, n := binary.Uvarint(r.rest)
+	length, k := binary.Uvarint(r.rest[n:])
+	body := r.rest[n+k:]
+	r.id += uint32(distance)
+	r.amount, _ = readAmount(body[:length])
+	r.rest = body[length:]
+	r.n++
+	return true
+}
+
+// each calls f for every series of the column, ascending.
+func (c *column) each(f func(id uint32, a amount)) {
+	for r := c.from(0); r.next(); {
+		f(r.id, r.amount)
 	}
 }
 
@@ -174,25 +251,40 @@ func (c *column) find(id uint32) (found amount, ok bool) {
 	if m < 0 {
 		return amount{}, false
 	}
-	c.eachFrom(m, func(at uint32, a amount) bool {
-		found, ok = a, at == id
-		return at < id
-	})
-	if !ok {
-		found = amount{}
+	for r := c.from(m); r.next() && r.id <= id; {
+		if r.id == id {
+			return r.amount, true
+		}
 	}
-	return found, ok
+	return amount{}, false
 }
 
 // merge makes one column of several that follow each other.
-func merge(columns []*column) *column {
-	amounts := map[uint32]amount{}
+func (w *columnWriter) merge(columns []*column) *column {
+	readers := make([]columnReader, 0, len(columns))
 	for _, c := range columns {
-		c.each(func(id uint32, a amount) bool {
-			amounts[id] = amounts[id].plus(a)
-			return true
-		})
+		if r := c.from(0); r.next() {
+			readers = append(readers, r)
+		}
+	}
+	for len(readers) > 0 {
+		id := readers[0].id
+		for i := range readers {
+			id = min(id, readers[i].id)
+		}
+		left := readers[:0]
+		for _, r := range readers {
+			if r.id == id {
+				w.sum.add(r.amount)
+				if !r.next() {
+					continue
+				}
+			}
+			left = append(left, r)
+		}
+		readers = left
+		w.add(id)
 	}
 	last := columns[len(columns)-1]
-	return newColumn(columns[0].first, last.first+last.span-columns[0].first, amounts)
+	return w.column(columns[0].first, last.first+last.span-columns[0].first)
 }

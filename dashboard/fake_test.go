@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/mesh"
@@ -117,7 +118,15 @@ func (f *fakeProxy) report(edges ...*tullev1.Edge) bool {
 }
 
 func (f *fakeProxy) reportAll(r *tullev1.Report) bool {
-	return f.send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: r}})
+	return f.send(reportMessage(r))
+}
+
+func reportMessage(r *tullev1.Report) *tullev1.ProxyMessage {
+	encoded, err := proto.Marshal(r)
+	if err != nil {
+		panic(err)
+	}
+	return &tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: encoded}}
 }
 
 func (f *fakeProxy) tap(e *tullev1.TapEvent) bool {

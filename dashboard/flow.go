@@ -25,16 +25,6 @@ type edgeRow struct{ source, kind, identity, service, serviceKind, security, pro
 type flow struct {
 	edge  edgeRow
 	place replicaPlace // zero where no replica is to be seen
-	*row
-}
-
-// series returns the names under which the flow is kept over time.
-func (f *flow) series() []seriesKey {
-	keys := []seriesKey{{edge: f.edge}}
-	if f.place != (replicaPlace{}) {
-		keys = append(keys, seriesKey{replica: f.place})
-	}
-	return keys
 }
 
 // teller tells each exchange once: the client's side of it, or, where the
@@ -57,9 +47,9 @@ func newTeller(records []*record, hosts []netip.Addr, inventory *tullev1.ListRes
 	}
 	for _, r := range records {
 		t.identities[r.name] = true
-		for key, row := range r.rows {
-			if !key.inbound && key.security == mesh.Plaintext.String() {
-				f := outboundFlow(r, row)
+		for _, row := range r.rows {
+			if key := row.key.Value(); !key.inbound && key.security == mesh.Plaintext.String() {
+				f := outboundFlow(r, key)
 				t.plain[[2]string{f.edge.source, f.edge.service}] = true
 			}
 		}
@@ -79,52 +69,53 @@ func newTeller(records []*record, hosts []netip.Addr, inventory *tullev1.ListRes
 }
 
 // tell returns false for what the other side's proxy tells already.
-func (t *teller) tell(r *record, row *row) (flow, bool) {
-	if !row.key.inbound {
-		return outboundFlow(r, row), true
+func (t *teller) tell(row *row) (flow, bool) {
+	key := row.key.Value()
+	if !key.inbound {
+		return outboundFlow(row.record, key), true
 	}
-	f, ok := t.inboundFlow(r, row)
+	f, ok := t.inboundFlow(row.record, key)
 	return f, ok && !t.plain[[2]string{f.edge.source, f.edge.service}]
 }
 
-func outboundFlow(r *record, row *row) flow {
-	f := flow{row: row, edge: edgeRow{
-		source: r.id.Account, kind: kindWorkload, identity: r.name, service: row.key.service, serviceKind: kindService,
-		security: row.key.security, protocol: row.key.protocol,
+func outboundFlow(r *record, key edgeKey) flow {
+	f := flow{edge: edgeRow{
+		source: r.id.Account, kind: kindWorkload, identity: r.name, service: key.service, serviceKind: kindService,
+		security: key.security, protocol: key.protocol,
 	}}
 	if f.edge.service == "" {
-		f.edge.service, f.edge.serviceKind = row.key.peerAddress, kindOutside
+		f.edge.service, f.edge.serviceKind = key.peerAddress, kindOutside
 		if f.edge.service == "" {
 			f.edge.service = "unknown"
 		}
 		return f
 	}
-	if row.key.peerWorkload != "" || row.key.peerAddress != "" {
-		f.place = replicaPlace{f.edge.service, row.key.peerWorkload, row.key.peerAddress}
+	if key.peerWorkload != "" || key.peerAddress != "" {
+		f.place = replicaPlace{f.edge.service, key.peerWorkload, key.peerAddress}
 	}
 	return f
 }
 
-func (t *teller) inboundFlow(r *record, row *row) (flow, bool) {
-	service := row.key.service
+func (t *teller) inboundFlow(r *record, key edgeKey) (flow, bool) {
+	service := key.service
 	if service == "" {
 		service = r.id.Account
 	}
-	f := flow{row: row, place: replicaPlace{service, r.workload, r.address}, edge: edgeRow{
-		service: service, serviceKind: kindService, security: row.key.security, protocol: row.key.protocol,
+	f := flow{place: replicaPlace{service, r.workload, r.address}, edge: edgeRow{
+		service: service, serviceKind: kindService, security: key.security, protocol: key.protocol,
 	}}
 	if r.workload == "" && r.address == "" {
 		f.place = replicaPlace{}
 	}
-	if row.key.peerIdentity != "" {
-		if t.identities[row.key.peerIdentity] {
+	if key.peerIdentity != "" {
+		if t.identities[key.peerIdentity] {
 			return flow{}, false
 		}
-		id, _ := mesh.ParseID(row.key.peerIdentity)
-		f.edge.source, f.edge.kind, f.edge.identity = id.Account, kindWorkload, row.key.peerIdentity
+		id, _ := mesh.ParseID(key.peerIdentity)
+		f.edge.source, f.edge.kind, f.edge.identity = id.Account, kindWorkload, key.peerIdentity
 		return f, true
 	}
-	f.edge.source, f.edge.kind = callerName(row.key.peerAddress, t.hosts)
+	f.edge.source, f.edge.kind = callerName(key.peerAddress, t.hosts)
 	if id, ok := t.workloads[f.edge.source]; ok { // it went around its proxy, or its proxy let it pass
 		f.edge.source, f.edge.kind, f.edge.identity = id.Account, kindWorkload, id.String()
 	}

@@ -19,6 +19,7 @@ var savings = []struct{ olderThan, span int64 }{
 	{int64(10 * time.Minute / slice), coarseSpan},
 	{int64(2 * time.Minute / slice), coarseSpan},
 	{int64(10 * time.Minute / slice), 10 * coarseSpan},
+	{int64(2 * time.Minute / slice), 10 * coarseSpan},
 }
 
 // seriesKey names what is kept apart over time: an edge (a caller of a
@@ -65,6 +66,7 @@ type history struct {
 	limit  int    // of series, those for what overflows not counted
 	missed uint64 // amounts that counted for an overflow
 	swept  int64  // slice
+	writer columnWriter
 }
 
 func newHistory(budget, limit int) *history {
@@ -170,7 +172,7 @@ func (h *history) coarsen(before, span int64) bool {
 		if to == from+1 {
 			continue
 		}
-		merged := merge(h.columns[from:to])
+		merged := h.writer.merge(h.columns[from:to])
 		for _, c := range h.columns[from:to] {
 			h.bytes -= c.bytes()
 		}

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"encoding/binary"
+	"math"
 	"math/bits"
 
 	"github.com/tulle-mesh/tulle/mesh"
@@ -16,31 +17,44 @@ type cell struct {
 // sparse is a histogram by its non-empty buckets, ascending.
 type sparse []cell
 
-// packed is a sparse histogram in few bytes. For each bucket it has a byte:
-// above, how many buckets further than the last one it is (1 to 14), below, its
-// count (1 to 15). What does not fit follows as a uvarint, and is marked by 15
-// above and by 0 below. It is immutable, so that snapshots may share it.
+// packed is a sparse histogram in few bytes, one or two for most buckets. Each
+// begins with a byte that tells how much further it is than the last one, its
+// distance, and what it counts:
+//
+//	1dcc cccc   distance 1 or 2; count 1 to 32, or, from 32 on, 5 bits of the count, the rest follows
+//	0ddd dccc   distance 1 to 15, or 0: it follows; count 1 to 7, or 0: it follows
+//
+// What follows is a uvarint. It is immutable, so that snapshots may share it.
 type packed []byte
 
 const (
-	farther = 15 // the distance follows
-	more    = 0  // the count follows
+	isNear    = 0x80
+	nearCount = 0x3f // of these bits
+	larger    = 32
 )
 
 // appendCell adds a bucket that is distance further than the last one.
 func appendCell(p packed, distance int, count uint64) packed {
+	if distance <= 2 {
+		head := isNear | byte(distance-1)<<6
+		if count <= larger {
+			return append(p, head|byte(count-1))
+		}
+		rest := count - larger - 1
+		return binary.AppendUvarint(append(p, head|larger|byte(rest%larger)), rest/larger)
+	}
 	high, low := distance, count
-	if distance >= farther {
-		high = farther
+	if distance > 15 {
+		high = 0
 	}
-	if count > 15 {
-		low = more
+	if count > 7 {
+		low = 0
 	}
-	p = append(p, byte(high<<4)|byte(low))
-	if high == farther {
+	p = append(p, byte(high<<3)|byte(low))
+	if high == 0 {
 		p = binary.AppendUvarint(p, uint64(distance))
 	}
-	if low == more {
+	if low == 0 {
 		p = binary.AppendUvarint(p, count)
 	}
 	return p
@@ -54,6 +68,14 @@ func (s sparse) appendTo(p packed) packed {
 		last = int(c.bucket)
 	}
 	return p
+}
+
+// total returns how many durations were counted.
+func (s sparse) total() (n uint64) {
+	for _, c := range s {
+		n = add(n, c.count)
+	}
+	return n
 }
 
 // pack returns the histogram in as little memory as it takes.
@@ -82,18 +104,28 @@ func (c *cursor) next() bool {
 	}
 	head := c.rest[0]
 	c.rest = c.rest[1:]
-	distance := uint64(head >> 4)
-	if distance == farther {
-		distance = c.uvarint()
-	}
-	c.count = uint64(head & 15)
-	if c.count == more {
-		c.count = c.uvarint()
+	var distance uint64
+	if head&isNear != 0 {
+		distance = uint64(head>>6&1) + 1
+		c.count = uint64(head&nearCount) + 1
+		if c.count > larger {
+			rest := c.uvarint()
+			c.count += rest * larger
+			c.bad = c.bad || rest > math.MaxUint64/larger-2
+		}
+	} else {
+		if distance = uint64(head >> 3); distance == 0 {
+			distance = c.uvarint()
+		}
+		if c.count = uint64(head & 7); c.count == 0 {
+			c.count = c.uvarint()
+		}
 	}
 	if distance == 0 || distance > mesh.Buckets || c.count == 0 || c.bucket+int(distance) >= mesh.Buckets {
-		c.bad, c.rest = true, nil
+		c.bad = true
 	}
 	if c.bad {
+		c.rest = nil
 		return false
 	}
 	c.bucket += int(distance)
@@ -164,48 +196,6 @@ func (p packed) plus(other packed) packed {
 		}
 	}
 	return append(packed(nil), sum...)
-}
-
-// since returns what s counts beyond an earlier state of the same histogram. A
-// bucket that went down counts as unchanged.
-func (s sparse) since(earlier packed) sparse {
-	if len(earlier) == 0 {
-		return s
-	}
-	var diff sparse
-	e := earlier.cursor()
-	more := e.next()
-	for _, c := range s {
-		for more && e.bucket < int(c.bucket) {
-			more = e.next()
-		}
-		if more && e.bucket == int(c.bucket) {
-			c.count = sub(c.count, e.count)
-		}
-		if c.count > 0 {
-			diff = append(diff, c)
-		}
-	}
-	return diff
-}
-
-// split cuts the share (0 to 1) of the histogram off, so that both parts
-// together are exactly the whole, and neither is further than one count from
-// its share.
-func (s sparse) split(share float64) (first, rest sparse) {
-	due, given := 0.0, uint64(0)
-	for _, c := range s {
-		due += float64(c.count) * share
-		n := min(c.count, sub(uint64(due+0.5), given))
-		given += n
-		if n > 0 {
-			first = append(first, cell{c.bucket, n})
-		}
-		if n < c.count {
-			rest = append(rest, cell{c.bucket, c.count - n})
-		}
-	}
-	return first, rest
 }
 
 // add is a+b, or the highest value where that does not fit.

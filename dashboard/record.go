@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"time"
+	"unique"
 
 	"github.com/tulle-mesh/tulle/mesh"
 )
@@ -38,13 +39,17 @@ type record struct {
 	ended    bool // it is gone because it said so
 	cert     certificate
 	stats    stats
-	verdicts []verdict // replaced whole, as are endpoints
+	verdicts []verdict
 
-	edges     map[edgeKey]*edge
-	rows      map[edgeKey]*row
+	edges     map[label]*edge
+	numbered  []*edge // as this session numbers them; nil: dropped
+	rows      map[label]*row
 	endpoints []endpoint
 	dropped   uint64 // readings beyond every limit
 }
+
+// label is an edgeKey that all proxies with the same kind of traffic share.
+type label = unique.Handle[edgeKey]
 
 // stats is what a proxy last said about itself.
 type stats struct {
@@ -59,26 +64,39 @@ type edge struct {
 	open     uint64
 	outcomes tally[string]
 	statuses tally[uint32]
-	latency  packed
+	latency  packed // written over with each report
 	row      *row
 }
 
 // row is what an edge has come to since the record began, over all restarts of
 // its proxy. Edges beyond the limit share one row.
 type row struct {
-	key      edgeKey
+	record   *record
+	key      label
 	total    counts
 	open     uint64
 	outcomes tally[string]
 	statuses tally[uint32]
 	past     packed // latency of the proxy's earlier lives; that of the present one is in its edges
-	pending  []part // of slices that are not closed, oldest first
+	heir     *row   // that counts for it since its record was let go
+	flow     int    // its place in the snapshot that is being made, -1: none
+	told     closing
 }
 
-// part is what was added to a row in one slice.
-type part struct {
-	slice int64
-	amount
+// closing is for which series a row counts in the slice that is being closed.
+type closing struct {
+	slice   int64
+	ids     [2]uint32
+	n       int
+	service string // that counts it besides, for what is noticed; "": none
+}
+
+// living is the row that counts for r now.
+func (r *row) living() *row {
+	for r.heir != nil {
+		r = r.heir
+	}
+	return r
 }
 
 // tally counts by name, ascending.
@@ -88,6 +106,8 @@ type tallied[K cmp.Ordered] struct {
 	key K
 	n   uint64
 }
+
+func (t tallied[K]) compare(o tallied[K]) int { return cmp.Compare(t.key, o.key) }
 
 func (t tally[K]) find(key K) (int, bool) {
 	return slices.BinarySearchFunc(t, key, func(e tallied[K], key K) int { return cmp.Compare(e.key, key) })
@@ -113,21 +133,21 @@ func (t tally[K]) plus(key K, n uint64, limit int) tally[K] {
 }
 
 // advance adds to the total what now has beyond the base, which becomes now.
-func (t tally[K]) advance(base *tally[K], now map[K]uint64, limit int) tally[K] {
-	for key, n := range now {
-		t = t.plus(key, sub(n, base.of(key)), limit)
+func (t tally[K]) advance(base *tally[K], now tally[K], limit int) tally[K] {
+	for _, e := range now {
+		t = t.plus(e.key, sub(e.n, base.of(e.key)), limit)
 	}
 	*base = (*base)[:0]
-	for _, e := range t { // the base of what is not counted is not needed
-		if n, ok := now[e.key]; ok {
-			*base = append(*base, tallied[K]{e.key, n})
+	for _, e := range now {
+		if _, counted := t.find(e.key); counted { // the base of what is not is not needed
+			*base = append(*base, e)
 		}
 	}
 	return t
 }
 
 func newRecord(id mesh.ID, workload string, now time.Time) *record {
-	return &record{id: id, name: id.String(), workload: workload, created: now, edges: map[edgeKey]*edge{}, rows: map[edgeKey]*row{}}
+	return &record{id: id, name: id.String(), workload: workload, created: now, edges: map[label]*edge{}, rows: map[label]*row{}}
 }
 
 // rebase forgets where the counters stood: the proxy began anew.
@@ -137,117 +157,81 @@ func (r *record) rebase() {
 		e.row.open = 0
 	}
 	clear(r.edges)
+	r.numbered = nil
 }
 
 // interval is the time that a report covers.
 type interval struct {
 	from, to time.Time
-	oldest   int64 // slice that may still be added to
-	unplaced bool  // nobody knows when that was: it counts for totals only
+	unplaced bool // nobody knows when that was: it counts for totals only
 }
 
 // take adds a report. The limit is Config.MaxEdges.
-func (r *record) take(readings []reading, at interval, limit int) {
+func (r *record) take(readings []reading, at interval, open *openSlices, limit int) {
 	for i := range readings {
-		e := r.edges[readings[i].key]
+		e := r.edgeOf(&readings[i], limit)
 		if e == nil {
-			if e = r.addEdge(readings[i].key, limit); e == nil {
-				r.dropped++
-				continue
-			}
+			r.dropped++
+			continue
 		}
-		e.advance(&readings[i], at)
+		e.advance(&readings[i], at, open)
 	}
 	r.heard = at.to
 }
 
-func (r *record) addEdge(key edgeKey, limit int) *edge {
-	if len(r.edges) >= limit*(1+overflowFactor) {
-		return nil
+// edgeOf finds the edge of a reading, or begins one; nil if there are too many.
+func (r *record) edgeOf(reading *reading, limit int) *edge {
+	number := int(reading.number)
+	if !reading.hasKey() {
+		if number > len(r.numbered) {
+			return nil
+		}
+		return r.numbered[number-1]
 	}
-	e := &edge{row: r.rowFor(key, limit)}
-	r.edges[key] = e
+	key := unique.Make(reading.key)
+	e := r.edges[key]
+	if e == nil && len(r.edges) < limit*(1+overflowFactor) {
+		e = &edge{row: r.rowFor(key, limit)}
+		r.edges[key] = e
+	}
+	if number > len(r.numbered) {
+		r.numbered = append(r.numbered, make([]*edge, number-len(r.numbered))...)
+	}
+	if number > 0 {
+		r.numbered[number-1] = e
+	}
 	return e
 }
 
-func (r *record) rowFor(key edgeKey, limit int) *row {
+func (r *record) rowFor(key label, limit int) *row {
 	if r.rows[key] == nil && len(r.rows) >= limit {
-		key = edgeKey{inbound: key.inbound, service: other, security: key.security}
+		k := key.Value()
+		key = unique.Make(edgeKey{inbound: k.inbound, service: other, security: k.security})
 	}
 	if r.rows[key] == nil {
-		r.rows[key] = &row{key: key}
+		r.rows[key] = &row{record: r, key: key}
 	}
 	return r.rows[key]
 }
 
-// advance adds what the reading has beyond the edge's base to its row. It takes
-// the reading over.
-func (e *edge) advance(reading *reading, at interval) {
+// advance adds what the reading has beyond the edge's base to its row.
+func (e *edge) advance(reading *reading, at interval, open *openSlices) {
 	row, added := e.row, reading.counts.since(e.base)
-	durations := reading.latency.since(e.latency)
 	row.total = row.total.plus(added)
 	row.open = add(sub(row.open, e.open), reading.open)
 	row.outcomes = row.outcomes.advance(&e.outcomes, reading.outcomes, maxOutcomes)
 	row.statuses = row.statuses.advance(&e.statuses, reading.statuses, maxStatuses)
 	e.base, e.open = reading.counts, reading.open
-	if len(durations) > 0 || len(reading.latency) == 0 {
-		e.latency = reading.latency.pack()
-	}
+	durations := open.scratch.advance(&e.latency, reading.latency)
 	if !at.unplaced {
-		row.place(added, durations, at)
+		open.place(row, added, durations, at)
 	}
-}
-
-// place adds to the slices that the interval covers, to each its share.
-func (r *row) place(added counts, durations sparse, at interval) {
-	last, from := max(sliceAt(at.to), at.oldest), at.from
-	if lost := sliceStart(at.oldest).Sub(from); lost > longestGap { // when the stream was broken for long
-		share := float64(lost) / float64(at.to.Sub(from))
-		_, added = added.split(share)
-		_, durations = durations.split(share)
-	}
-	for n := max(sliceAt(from), at.oldest); n < last; n++ {
-		if start := sliceStart(n); from.Before(start) {
-			from = start
-		}
-		share := float64(sliceStart(n+1).Sub(from)) / float64(at.to.Sub(from))
-		var now counts
-		now, added = added.split(share)
-		var sooner sparse
-		sooner, durations = durations.split(share)
-		r.addPart(n, amount{now, sooner.pack()})
-	}
-	r.addPart(last, amount{added, durations.pack()})
-}
-
-func (r *row) addPart(n int64, a amount) {
-	if a.empty() {
-		return
-	}
-	i := len(r.pending)
-	for i > 0 && r.pending[i-1].slice >= n {
-		i--
-	}
-	if i == len(r.pending) || r.pending[i].slice != n {
-		r.pending = slices.Insert(r.pending, i, part{slice: n})
-	}
-	r.pending[i].amount = r.pending[i].plus(a)
-}
-
-// takePart removes what is pending of slices up to n and returns it.
-func (r *row) takePart(n int64) (a amount) {
-	i := 0
-	for ; i < len(r.pending) && r.pending[i].slice <= n; i++ {
-		a = a.plus(r.pending[i].amount)
-	}
-	r.pending = slices.Delete(r.pending, 0, i)
-	return a
 }
 
 // end closes the record's session.
 func (r *record) end(now time.Time, said bool) {
 	r.session, r.gone, r.ended = 0, now, said
-	r.endpoints = nil
+	r.endpoints, r.numbered = nil, nil
 	for _, e := range r.edges {
 		e.open = 0
 	}
@@ -264,9 +248,7 @@ func (r *record) fold(gone *record, limit int) {
 	gone.rebase()
 	for _, from := range gone.rows {
 		to := r.rowFor(from.key, limit)
-		for _, p := range from.pending {
-			to.addPart(p.slice, p.amount)
-		}
+		from.heir = to
 		to.total = to.total.plus(from.total)
 		to.past = to.past.plus(from.past)
 		for _, t := range from.outcomes {
@@ -278,7 +260,8 @@ func (r *record) fold(gone *record, limit int) {
 	}
 }
 
-// latencies returns the parts of each row's whole latency.
+// latencies returns the parts of each row's whole latency. They are copies where
+// they change.
 func (r *record) latencies() map[*row][]packed {
 	parts := make(map[*row][]packed, len(r.rows))
 	for _, row := range r.rows {
@@ -288,7 +271,7 @@ func (r *record) latencies() map[*row][]packed {
 	}
 	for _, e := range r.edges {
 		if len(e.latency) > 0 {
-			parts[e.row] = append(parts[e.row], e.latency)
+			parts[e.row] = append(parts[e.row], slices.Clone(e.latency))
 		}
 	}
 	return parts

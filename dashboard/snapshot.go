@@ -129,8 +129,8 @@ func (c *Collector) copyState(window Window) *snapshot {
 	c.advanceLocked(now, true)
 	h := c.history
 	s := &snapshot{
-		now: now, window: window, inventory: c.inventory.Load(), keys: slices.Clone(h.keys), newest: c.open - 1,
-		recent: h.since(sliceStart(c.open - historySlices)), changes: c.changes.newest(), coverage: c.coverageLocked(),
+		now: now, window: window, inventory: c.inventory.Load(), keys: slices.Clone(h.keys), newest: c.open.oldest - 1,
+		recent: h.since(sliceStart(c.open.oldest - historySlices)), changes: c.changes.newest(), coverage: c.coverageLocked(),
 	}
 	from := int64(0)
 	if window == 0 {
@@ -145,7 +145,17 @@ func (c *Collector) copyState(window Window) *snapshot {
 	t := newTeller(all, c.config.HostAddresses, s.inventory)
 	for _, r := range all {
 		s.proxies = append(s.proxies, r.state())
-		s.flows = r.tell(t, s.flows, from, window == 0)
+		s.flows = r.tell(t, s.flows, window == 0)
+	}
+	if window == 0 {
+		return s
+	}
+	for _, p := range c.open.pending {
+		for i, part := range p.parts {
+			if flow := part.row.living().flow; p.slice >= from && flow >= 0 {
+				s.flows[flow].parts = append(s.flows[flow].parts, p.amount(i))
+			}
+		}
 	}
 	return s
 }
@@ -171,7 +181,7 @@ func (c *Collector) spanLocked(columns []*column, now time.Time) (d time.Duratio
 	for _, column := range columns {
 		d += column.end().Sub(since(column.first))
 	}
-	return d + max(c.coveredLocked(now).Sub(since(c.open)), 0)
+	return d + max(c.coveredLocked(now).Sub(since(c.open.oldest)), 0)
 }
 
 // coveredLocked returns up to when reports have come in: the mean over all
@@ -205,40 +215,36 @@ func (r *record) state() proxyState {
 	p := proxyState{
 		id: r.id, workload: r.workload, version: r.version, redirect: r.redirect, address: r.address, start: r.start,
 		connected: r.session != 0, heard: r.heard, gone: r.gone, ended: r.ended, cert: r.cert, stats: r.stats,
-		endpoints: r.endpoints, verdicts: r.verdicts, dropped: r.dropped, rows: len(r.rows),
+		endpoints: slices.Clone(r.endpoints), verdicts: slices.Clone(r.verdicts), dropped: r.dropped, rows: len(r.rows),
 	}
-	for key := range r.rows {
-		if key.inbound && len(p.spoken) < maxVerdicts {
+	for _, row := range r.rows {
+		if key := row.key.Value(); key.inbound && len(p.spoken) < maxVerdicts {
 			p.spoken = append(p.spoken, key)
 		}
 	}
 	return p
 }
 
-// tell appends the record's flows. Of what is pending they have what is in the
-// slices since from, or, for whole figures, everything instead.
-func (r *record) tell(t *teller, flows []flowState, from int64, whole bool) []flowState {
+// tell appends the record's flows, with all that was ever counted if that is
+// wanted; else what is pending is still to come.
+func (r *record) tell(t *teller, flows []flowState, whole bool) []flowState {
 	var latencies map[*row][]packed
 	if whole {
 		latencies = r.latencies()
 	}
 	for _, row := range r.rows {
-		f, ok := t.tell(r, row)
+		row.flow = -1
+		f, ok := t.tell(row)
 		if !ok {
 			continue
 		}
+		row.flow = len(flows)
 		state := flowState{edge: f.edge, place: f.place, total: row.total, open: row.open,
 			outcomes: slices.Clone(row.outcomes), statuses: slices.Clone(row.statuses)}
 		if whole {
 			state.parts = []amount{{counts: row.total}}
 			for _, l := range latencies[row] {
 				state.parts = append(state.parts, amount{latency: l})
-			}
-		} else {
-			for _, p := range row.pending {
-				if p.slice >= from {
-					state.parts = append(state.parts, p.amount)
-				}
 			}
 		}
 		flows = append(flows, state)

@@ -43,7 +43,7 @@ type namedSeries struct {
 }
 
 const (
-	spoolMagic  = "tulle hour 1\n"
+	spoolMagic  = "tulle hour 2\n"
 	spoolPrefix = "hour-"
 	spoolSuffix = ".log"
 	spoolSlices = int64(10 * time.Minute / slice) // in one file
@@ -72,7 +72,7 @@ func (s *spool) write(columns []*column, keys []*seriesKey, now time.Time) error
 func (s *spool) appendFrame(b []byte, c *column, keys []*seriesKey) []byte {
 	var fresh, amounts, one []byte
 	count := 0
-	c.each(func(id uint32, a amount) bool {
+	c.each(func(id uint32, a amount) {
 		name, ok := s.named[id]
 		if !ok || name.key != keys[id] {
 			name = namedSeries{keys[id], uint64(s.names)}
@@ -88,7 +88,6 @@ func (s *spool) appendFrame(b []byte, c *column, keys []*seriesKey) []byte {
 		amounts = binary.AppendUvarint(amounts, name.number)
 		amounts = binary.AppendUvarint(amounts, uint64(len(one)))
 		amounts = append(amounts, one...)
-		return true
 	})
 	b = append(b, make([]byte, frameHead)...)
 	b = binary.AppendUvarint(b, uint64(c.first))

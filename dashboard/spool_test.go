@@ -157,7 +157,7 @@ func TestDirectoryThatCannotBeUsed(t *testing.T) {
 	})
 	c.spool.dir = file
 	c.mu.Lock()
-	c.closeLocked(c.open)
+	c.closeLocked()
 	c.mu.Unlock()
 	if c.save(); !bytes.Contains(log.Bytes(), []byte("not kept")) {
 		t.Errorf("the log says %s", log.String())
@@ -173,11 +173,10 @@ func FuzzSpool(f *testing.F) {
 			return
 		}
 		for _, c := range h.columns {
-			c.each(func(id uint32, a amount) bool {
+			c.each(func(id uint32, a amount) {
 				if h.keys[id] == nil || !a.latency.valid() {
 					t.Fatal(fmt.Sprint("series ", id, " is not known"))
 				}
-				return true
 			})
 		}
 	})

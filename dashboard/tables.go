@@ -135,7 +135,7 @@ func (t *tables) countFlows() {
 
 func (t *tables) countColumns() {
 	for _, c := range t.columns {
-		c.each(func(id uint32, a amount) bool {
+		c.each(func(id uint32, a amount) {
 			key := t.keys[id]
 			if t.byID[id] == nil {
 				t.byID[id] = t.sumsOf(key.edge, key.replica)
@@ -143,7 +143,6 @@ func (t *tables) countColumns() {
 			for _, sum := range t.byID[id] {
 				sum.count(a.counts, key.edge.security)
 			}
-			return true
 		})
 	}
 }
@@ -190,9 +189,8 @@ func (t *tables) addLatencies() {
 		}
 	}
 	for _, c := range t.columns {
-		c.each(func(id uint32, a amount) bool {
+		c.each(func(id uint32, a amount) {
 			addTo(t.byID[id], a.latency)
-			return true
 		})
 	}
 }
@@ -206,7 +204,7 @@ func (t *tables) addPoints() {
 		for i := from; i < to; i++ {
 			t.known[i] = true
 		}
-		c.each(func(id uint32, a amount) bool {
+		c.each(func(id uint32, a amount) {
 			if t.byID[id] == nil {
 				t.byID[id] = t.sumsOf(t.keys[id].edge, t.keys[id].replica)
 			}
@@ -215,7 +213,6 @@ func (t *tables) addPoints() {
 					sum.points[i] += float64(a.counts.requests) / float64(c.span)
 				}
 			}
-			return true
 		})
 	}
 }

@@ -99,7 +99,7 @@ func (c *Collector) timeline(of subject, window time.Duration, each int64) *time
 	now := time.Now()
 	c.mu.Lock()
 	c.advanceLocked(now, true)
-	end := (c.open + each - 1) / each * each
+	end := (c.open.oldest + each - 1) / each * each
 	t := &timeline{now: now, each: each, first: end - max(int64(window/slice), each)/each*each}
 	columns := c.history.since(sliceStart(t.first))
 	var ids []uint32

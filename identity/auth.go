@@ -49,8 +49,8 @@ func ServerOptions(a *Authority, log *slog.Logger) []grpc.ServerOption {
 		grpc.MaxHeaderListSize(maxHeaderList),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(handshakeTimeout),
-		// A thousand proxies that say little: their connections take 10 KiB each, not 70.
-		grpc.ReadBufferSize(connBuffer), grpc.WriteBufferSize(connBuffer), grpc.SharedWriteBuffer(true),
+		// A thousand proxies that say little: their connections take 6 KiB each, not 70; TLS has a buffer to read from.
+		grpc.ReadBufferSize(0), grpc.WriteBufferSize(connBuffer), grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minClientPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: keepaliveTime, Timeout: keepaliveTimeout,

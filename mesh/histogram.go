@@ -49,8 +49,9 @@ func BucketBounds(i int) (low, high time.Duration) {
 // The zero value is empty. What is counted together lies in few powers of two,
 // so memory is taken by these: 256 bytes each, where all would take 6 KB.
 type Histogram struct {
-	powers [Buckets/subCount + 1]atomic.Pointer[[subCount]atomic.Uint64]
-	sum    atomic.Uint64 // microseconds
+	powers  [Buckets/subCount + 1]atomic.Pointer[[subCount]atomic.Uint64]
+	changed [Buckets/subCount + 1]atomic.Uint32 // a bit for each bucket that EachChanged has not seen
+	sum     atomic.Uint64                       // microseconds
 }
 
 // Record counts one duration. It allocates for the first one in a power of two.
@@ -63,7 +64,34 @@ func (h *Histogram) Record(d time.Duration) {
 		counts = power.Load()
 	}
 	counts[i%subCount].Add(1)
+	// Only now, so that who takes the bit sees the count; and only once, since
+	// all that count here at once would wait for each other.
+	if changed, bit := &h.changed[i/subCount], uint32(1)<<(i%subCount); changed.Load()&bit == 0 {
+		changed.Or(bit)
+	}
 	h.sum.Add(uint64(max(d, 0)) / 1000)
+}
+
+// EachChanged calls f, in ascending order, for every bucket that has counted
+// since the last EachChanged, or, if all, for every bucket that is not zero. The
+// count is the whole one. Only one goroutine at a time may call it.
+func (h *Histogram) EachChanged(all bool, f func(bucket int, count uint64)) {
+	for p := range h.powers {
+		changed := h.changed[p].Swap(0)
+		counts := h.powers[p].Load()
+		if counts == nil {
+			continue
+		}
+		if all {
+			changed = 1<<subCount - 1
+		}
+		for ; changed != 0; changed &= changed - 1 {
+			i := bits.TrailingZeros32(changed)
+			if n := counts[i].Load(); n > 0 {
+				f(p*subCount+i, n)
+			}
+		}
+	}
 }
 
 // Snapshot copies the counts into dst and returns the sum of all durations.

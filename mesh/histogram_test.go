@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -144,5 +145,61 @@ func TestHistogramRecordDoesNotAllocate(t *testing.T) {
 	h.Record(time.Millisecond) // the first of its power of two does
 	if n := testing.AllocsPerRun(100, func() { h.Record(time.Millisecond) }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestEachChanged(t *testing.T) {
+	var h Histogram
+	collect := func(all bool) map[int]uint64 {
+		seen := map[int]uint64{}
+		h.EachChanged(all, func(bucket int, count uint64) { seen[bucket] = count })
+		return seen
+	}
+	fast, slow := BucketOf(time.Millisecond), BucketOf(time.Second)
+	h.Record(time.Millisecond)
+	h.Record(time.Second)
+	if got := collect(false); !maps.Equal(got, map[int]uint64{fast: 1, slow: 1}) {
+		t.Errorf("at first %v", got)
+	}
+	if got := collect(false); len(got) > 0 {
+		t.Errorf("again, though nothing was counted: %v", got)
+	}
+	h.Record(time.Millisecond)
+	if got := collect(false); !maps.Equal(got, map[int]uint64{fast: 2}) {
+		t.Errorf("after one more %v", got)
+	}
+	if got := collect(true); !maps.Equal(got, map[int]uint64{fast: 2, slow: 1}) {
+		t.Errorf("all %v", got)
+	}
+}
+
+// What is counted while somebody looks is in this look or in the next.
+func TestEachChangedMissesNothing(t *testing.T) {
+	var h Histogram
+	var writers sync.WaitGroup
+	for i := range 4 {
+		writers.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(i), 3))
+			for range 20_000 {
+				h.Record(time.Duration(random.IntN(200)) * time.Microsecond)
+			}
+		})
+	}
+	var seen [Buckets]uint64
+	look := func() { h.EachChanged(false, func(bucket int, count uint64) { seen[bucket] = count }) }
+	done := make(chan struct{})
+	go func() { writers.Wait(); close(done) }()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+			look()
+		}
+	}
+	look()
+	var want [Buckets]uint64
+	if h.Snapshot(&want); seen != want {
+		t.Error("the last look does not have what was counted")
 	}
 }

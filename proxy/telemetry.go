@@ -64,7 +64,10 @@ type attachment struct {
 }
 
 // edgeState is what changes about an edge when anything does.
-type edgeState struct{ requests, bytes, open uint64 }
+type edgeState struct {
+	requests, bytes, open uint64
+	number                uint32 // of the edge on this stream
+}
 
 func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) error {
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx)) // outlives ctx for the last report
@@ -97,7 +100,11 @@ func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) erro
 	defer tick.Stop()
 	for {
 		for _, r := range a.reports() {
-			if err := stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: r}}); err != nil {
+			encoded, err := proto.Marshal(r)
+			if err != nil {
+				return err
+			}
+			if err := stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: encoded}}); err != nil {
 				return err
 			}
 		}
@@ -250,12 +257,16 @@ func (a *attachment) reports() []*tullev1.Report {
 	var all []*tullev1.Report
 	r, size := &tullev1.Report{}, 0
 	for _, e := range p.recorder.all() {
-		state := edgeState{e.requests.Load(), e.sent.Load() + e.received.Load(), uint64(max(e.open.Load(), 0))}
-		if last, ok := a.sent[e]; ok && last == state {
+		last, told := a.sent[e]
+		state := edgeState{e.requests.Load(), e.sent.Load() + e.received.Load(), uint64(max(e.open.Load(), 0)), last.number}
+		if !told {
+			state.number = uint32(len(a.sent) + 1)
+		}
+		if last == state {
 			continue
 		}
 		a.sent[e] = state
-		m := edgeMessage(e, state.open)
+		m := edgeMessage(e, state, told)
 		if n := proto.Size(m); size+n > reportBytes && size > 0 {
 			all = append(all, r)
 			r, size = &tullev1.Report{}, n
@@ -320,24 +331,21 @@ func (d *destination) verdict() *tullev1.Verdict {
 	return v
 }
 
-// edgeMessage describes one edge. Its requests are the sum of their outcomes,
-// so that there are never more failures than requests.
-func edgeMessage(e *edge, open uint64) *tullev1.Edge {
-	k := e.key
+// edgeMessage describes one edge; of one that the stream was told of before,
+// without its key and with what of its latency changed since. Its requests are
+// the sum of their outcomes, so that there are never more failures than requests.
+func edgeMessage(e *edge, state edgeState, told bool) *tullev1.Edge {
 	m := &tullev1.Edge{
-		Inbound: k.direction == mesh.Inbound, Service: k.service, PeerIdentity: k.peer.String(), PeerWorkload: k.workload,
-		PeerAddress: k.address, Security: k.security.String(), Protocol: k.protocol.String(),
-		Open:      open,
-		BytesSent: e.sent.Load(), BytesReceived: e.received.Load(), Latency: &tullev1.Histogram{},
+		Number: state.number, Open: state.open, BytesSent: e.sent.Load(), BytesReceived: e.received.Load(), Latency: &tullev1.Histogram{},
 	}
-	var counts [mesh.Buckets]uint64
-	m.Latency.SumMicros = micros(e.latency.Snapshot(&counts))
-	for i, n := range counts {
-		if n > 0 {
-			m.Latency.Bucket = append(m.Latency.Bucket, uint32(i))
-			m.Latency.Count = append(m.Latency.Count, n)
-		}
+	if k := e.key; !told {
+		m.Inbound, m.Service, m.PeerIdentity, m.PeerWorkload = k.direction == mesh.Inbound, k.service, k.peer.String(), k.workload
+		m.PeerAddress, m.Security, m.Protocol = k.address, k.security.String(), k.protocol.String()
 	}
+	e.latency.EachChanged(!told, func(bucket int, n uint64) {
+		m.Latency.Bucket = append(m.Latency.Bucket, uint32(bucket))
+		m.Latency.Count = append(m.Latency.Count, n)
+	})
 	for i := range e.outcomes {
 		n := e.outcomes[i].Load()
 		m.Requests += n

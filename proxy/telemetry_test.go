@@ -95,7 +95,11 @@ func (s *fakeAttach) take() (hellos []*tullev1.Hello, reports []*tullev1.Report,
 		case *tullev1.ProxyMessage_Hello:
 			hellos = append(hellos, m.Hello)
 		case *tullev1.ProxyMessage_Report:
-			reports = append(reports, m.Report)
+			r := &tullev1.Report{}
+			if err := proto.Unmarshal(m.Report, r); err != nil {
+				panic(err)
+			}
+			reports = append(reports, r)
 		case *tullev1.ProxyMessage_Tap:
 			taps = append(taps, m.Tap)
 		}
@@ -163,8 +167,9 @@ func TestReportsTellWhatChanged(t *testing.T) {
 			Requests: 2, Failures: 1, BytesSent: 7, BytesReceived: 9,
 			Latency: &tullev1.Histogram{
 				Bucket: []uint32{uint32(mesh.BucketOf(3 * time.Millisecond)), uint32(mesh.BucketOf(70 * time.Millisecond))},
-				Count:  []uint64{1, 1}, SumMicros: 73_000,
+				Count:  []uint64{1, 1},
 			},
+			Number: 1,
 			Outcomes: map[string]uint64{"app-failure": 1}, Statuses: map[uint32]uint64{200: 1, 503: 1},
 		}
 		if got := reports[0].Edges[0]; !proto.Equal(got, want) {
@@ -175,7 +180,7 @@ func TestReportsTellWhatChanged(t *testing.T) {
 		}
 		// Nothing new: no edges. Then only what changed, and from the start on.
 		time.Sleep(3*reportEvery + reportEvery/2)
-		p.recorder.record(a, &mesh.Exchange{Protocol: mesh.HTTP1, Outcome: mesh.Reset}) // neither bytes nor status
+		p.recorder.record(a, &mesh.Exchange{Protocol: mesh.HTTP1, Outcome: mesh.Reset, Duration: 70 * time.Millisecond}) // neither bytes nor status
 		time.Sleep(reportEvery)
 		synctest.Wait()
 		_, reports, _ = s.take()
@@ -186,6 +191,8 @@ func TestReportsTellWhatChanged(t *testing.T) {
 		}
 		if r := reports[3]; len(r.Edges) != 1 || r.Edges[0].Requests != 3 || r.Edges[0].Failures != 2 || r.Edges[0].Outcomes["reset"] != 1 {
 			t.Errorf("report %v", r.Edges)
+		} else if e := r.Edges[0]; e.Number != 1 || e.Service != "" || len(e.Latency.Bucket) != 1 || e.Latency.Count[0] != 2 {
+			t.Errorf("the edge's key or unchanged buckets are told again: %v", e)
 		}
 	})
 }
@@ -322,7 +329,7 @@ func TestReportsAreConsistent(t *testing.T) {
 		})
 	}
 	for range 2000 {
-		if m := edgeMessage(e, 0); m.Failures != m.Requests || m.Outcomes["reset"] != m.Failures {
+		if m := edgeMessage(e, edgeState{}, false); m.Failures != m.Requests || m.Outcomes["reset"] != m.Failures {
 			t.Fatalf("%d failures of %d requests, all of which fail: %v", m.Failures, m.Requests, m.Outcomes)
 		}
 	}

@@ -81,7 +81,7 @@ func (x *ProxyMessage) GetHello() *Hello {
 	return nil
 }
 
-func (x *ProxyMessage) GetReport() *Report {
+func (x *ProxyMessage) GetReport() []byte {
 	if x != nil {
 		if x, ok := x.Message.(*ProxyMessage_Report); ok {
 			return x.Report
@@ -108,7 +108,7 @@ type ProxyMessage_Hello struct {
 }
 
 type ProxyMessage_Report struct {
-	Report *Report `protobuf:"bytes,2,opt,name=report,proto3,oneof"`
+	Report []byte `protobuf:"bytes,2,opt,name=report,proto3,oneof"` // a Report, encoded: a thousand of them are read where they lie
 }
 
 type ProxyMessage_Tap struct {
@@ -189,8 +189,9 @@ func (x *Hello) GetStartUnixMs() int64 {
 	return 0
 }
 
-// Report carries cumulative figures since the proxy's start: a lost one loses
-// nothing. Edges that did not change since the last report may be left out.
+// Report carries cumulative figures since the proxy's start: a lost stream loses
+// nothing. What did not change since the last report on the same stream may be
+// left out: whole edges, and of an edge's latency any bucket.
 type Report struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Edges         []*Edge                `protobuf:"bytes,1,rep,name=edges,proto3" json:"edges,omitempty"`
@@ -405,7 +406,8 @@ func (x *Verdict) GetReason() string {
 }
 
 // Edge is one kind of traffic between this proxy's workload and another party.
-// Its key is every field up to `protocol`.
+// Its key is every field up to `protocol`. An edge with a number needs it only
+// once: the number stands for it on the rest of the stream.
 type Edge struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Inbound       bool                   `protobuf:"varint,1,opt,name=inbound,proto3" json:"inbound,omitempty"`
@@ -423,6 +425,7 @@ type Edge struct {
 	Latency       *Histogram             `protobuf:"bytes,13,opt,name=latency,proto3" json:"latency,omitempty"`                                                                               // HTTP: whole request; others: time to connect the peer
 	Outcomes      map[string]uint64      `protobuf:"bytes,14,rep,name=outcomes,proto3" json:"outcomes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`  // by outcome name, success left out
 	Statuses      map[uint32]uint64      `protobuf:"bytes,15,rep,name=statuses,proto3" json:"statuses,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // HTTP status -> count
+	Number        uint32                 `protobuf:"varint,16,opt,name=number,proto3" json:"number,omitempty"`                                                                                // of the edge on this stream, from 1; 0: the key is here each time
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -562,12 +565,19 @@ func (x *Edge) GetStatuses() map[uint32]uint64 {
 	return nil
 }
 
-// Histogram in the layout of mesh.Histogram; only buckets that are not zero.
+func (x *Edge) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+// Histogram in the layout of mesh.Histogram: the buckets that changed, with
+// their whole counts.
 type Histogram struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bucket        []uint32               `protobuf:"varint,1,rep,packed,name=bucket,proto3" json:"bucket,omitempty"`
 	Count         []uint64               `protobuf:"varint,2,rep,packed,name=count,proto3" json:"count,omitempty"`
-	SumMicros     uint64                 `protobuf:"varint,3,opt,name=sum_micros,json=sumMicros,proto3" json:"sum_micros,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -614,13 +624,6 @@ func (x *Histogram) GetCount() []uint64 {
 		return x.Count
 	}
 	return nil
-}
-
-func (x *Histogram) GetSumMicros() uint64 {
-	if x != nil {
-		return x.SumMicros
-	}
-	return 0
 }
 
 // EndpointStats shows the balancer at work.
@@ -1147,10 +1150,10 @@ var File_tulle_v1_telemetry_proto protoreflect.FileDescriptor
 
 const file_tulle_v1_telemetry_proto_rawDesc = "" +
 	"\n" +
-	"\x18tulle/v1/telemetry.proto\x12\btulle.v1\"\x96\x01\n" +
+	"\x18tulle/v1/telemetry.proto\x12\btulle.v1\"\x84\x01\n" +
 	"\fProxyMessage\x12'\n" +
-	"\x05hello\x18\x01 \x01(\v2\x0f.tulle.v1.HelloH\x00R\x05hello\x12*\n" +
-	"\x06report\x18\x02 \x01(\v2\x10.tulle.v1.ReportH\x00R\x06report\x12&\n" +
+	"\x05hello\x18\x01 \x01(\v2\x0f.tulle.v1.HelloH\x00R\x05hello\x12\x18\n" +
+	"\x06report\x18\x02 \x01(\fH\x00R\x06report\x12&\n" +
 	"\x03tap\x18\x03 \x01(\v2\x12.tulle.v1.TapEventH\x00R\x03tapB\t\n" +
 	"\amessage\"}\n" +
 	"\x05Hello\x12\x1a\n" +
@@ -1174,7 +1177,7 @@ const file_tulle_v1_telemetry_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x8e\x05\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xa6\x05\n" +
 	"\x04Edge\x12\x18\n" +
 	"\ainbound\x18\x01 \x01(\bR\ainbound\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12#\n" +
@@ -1192,18 +1195,17 @@ const file_tulle_v1_telemetry_proto_rawDesc = "" +
 	"\x0ebytes_received\x18\f \x01(\x04R\rbytesReceived\x12-\n" +
 	"\alatency\x18\r \x01(\v2\x13.tulle.v1.HistogramR\alatency\x128\n" +
 	"\boutcomes\x18\x0e \x03(\v2\x1c.tulle.v1.Edge.OutcomesEntryR\boutcomes\x128\n" +
-	"\bstatuses\x18\x0f \x03(\v2\x1c.tulle.v1.Edge.StatusesEntryR\bstatuses\x1a;\n" +
+	"\bstatuses\x18\x0f \x03(\v2\x1c.tulle.v1.Edge.StatusesEntryR\bstatuses\x12\x16\n" +
+	"\x06number\x18\x10 \x01(\rR\x06number\x1a;\n" +
 	"\rOutcomesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a;\n" +
 	"\rStatusesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"X\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"9\n" +
 	"\tHistogram\x12\x16\n" +
 	"\x06bucket\x18\x01 \x03(\rR\x06bucket\x12\x14\n" +
-	"\x05count\x18\x02 \x03(\x04R\x05count\x12\x1d\n" +
-	"\n" +
-	"sum_micros\x18\x03 \x01(\x04R\tsumMicros\"\xb3\x01\n" +
+	"\x05count\x18\x02 \x03(\x04R\x05count\"\xb3\x01\n" +
 	"\rEndpointStats\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x18\n" +
@@ -1282,25 +1284,24 @@ var file_tulle_v1_telemetry_proto_goTypes = []any{
 }
 var file_tulle_v1_telemetry_proto_depIdxs = []int32{
 	1,  // 0: tulle.v1.ProxyMessage.hello:type_name -> tulle.v1.Hello
-	2,  // 1: tulle.v1.ProxyMessage.report:type_name -> tulle.v1.Report
-	12, // 2: tulle.v1.ProxyMessage.tap:type_name -> tulle.v1.TapEvent
-	5,  // 3: tulle.v1.Report.edges:type_name -> tulle.v1.Edge
-	3,  // 4: tulle.v1.Report.proxy:type_name -> tulle.v1.ProxyStats
-	7,  // 5: tulle.v1.Report.endpoints:type_name -> tulle.v1.EndpointStats
-	4,  // 6: tulle.v1.Report.verdicts:type_name -> tulle.v1.Verdict
-	6,  // 7: tulle.v1.Edge.latency:type_name -> tulle.v1.Histogram
-	13, // 8: tulle.v1.Edge.outcomes:type_name -> tulle.v1.Edge.OutcomesEntry
-	14, // 9: tulle.v1.Edge.statuses:type_name -> tulle.v1.Edge.StatusesEntry
-	10, // 10: tulle.v1.ControlMessage.tap_start:type_name -> tulle.v1.TapStart
-	11, // 11: tulle.v1.ControlMessage.tap_stop:type_name -> tulle.v1.TapStop
-	9,  // 12: tulle.v1.ControlMessage.pace:type_name -> tulle.v1.Pace
-	0,  // 13: tulle.v1.Telemetry.Attach:input_type -> tulle.v1.ProxyMessage
-	8,  // 14: tulle.v1.Telemetry.Attach:output_type -> tulle.v1.ControlMessage
-	14, // [14:15] is the sub-list for method output_type
-	13, // [13:14] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	12, // 1: tulle.v1.ProxyMessage.tap:type_name -> tulle.v1.TapEvent
+	5,  // 2: tulle.v1.Report.edges:type_name -> tulle.v1.Edge
+	3,  // 3: tulle.v1.Report.proxy:type_name -> tulle.v1.ProxyStats
+	7,  // 4: tulle.v1.Report.endpoints:type_name -> tulle.v1.EndpointStats
+	4,  // 5: tulle.v1.Report.verdicts:type_name -> tulle.v1.Verdict
+	6,  // 6: tulle.v1.Edge.latency:type_name -> tulle.v1.Histogram
+	13, // 7: tulle.v1.Edge.outcomes:type_name -> tulle.v1.Edge.OutcomesEntry
+	14, // 8: tulle.v1.Edge.statuses:type_name -> tulle.v1.Edge.StatusesEntry
+	10, // 9: tulle.v1.ControlMessage.tap_start:type_name -> tulle.v1.TapStart
+	11, // 10: tulle.v1.ControlMessage.tap_stop:type_name -> tulle.v1.TapStop
+	9,  // 11: tulle.v1.ControlMessage.pace:type_name -> tulle.v1.Pace
+	0,  // 12: tulle.v1.Telemetry.Attach:input_type -> tulle.v1.ProxyMessage
+	8,  // 13: tulle.v1.Telemetry.Attach:output_type -> tulle.v1.ControlMessage
+	13, // [13:14] is the sub-list for method output_type
+	12, // [12:13] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_tulle_v1_telemetry_proto_init() }
