@@ -90,8 +90,7 @@ func NewCollector(config Config) (*Collector, error) {
 
 // Attach takes one proxy's reports until its stream ends.
 func (c *Collector) Attach(stream tullev1.Telemetry_AttachServer) error {
-	ctx, cancel := context.WithCancel(stream.Context())
-	defer cancel()
+	ctx := stream.Context()
 	id, err := c.config.PeerID(ctx)
 	if err != nil {
 		return status.Error(codes.Unauthenticated, err.Error())
@@ -111,10 +110,7 @@ func (c *Collector) Attach(stream tullev1.Telemetry_AttachServer) error {
 	said := false
 	defer func() { c.detach(s, said) }()
 
-	var control sync.WaitGroup
-	control.Go(func() { c.taps.instruct(ctx, stream.Send) })
-	defer control.Wait()
-	defer cancel()
+	defer c.taps.listen(stream.Send)()
 	err = c.receive(stream, s)
 	said = err == nil
 	return err
@@ -249,7 +245,7 @@ func (c *Collector) setPaceLocked() {
 		if len(c.records) > p.proxies {
 			if c.pace != p.every {
 				c.pace = p.every
-				c.taps.pace.Store(&p.every)
+				c.taps.setPace(p.every)
 			}
 			return
 		}

@@ -1,7 +1,6 @@
 package dashboard
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -98,12 +97,11 @@ var statusPattern = regexp.MustCompile(`^[1-9]([0-9]{2}|xx)$`)
 // taps fans the proxies' tap events out to readers, and keeps the proxies
 // sending only while there is a reader.
 type taps struct {
-	wanted mesh.Latest[instruction]
-	pace   mesh.Latest[time.Duration] // at which proxies are to report; nil: as usual
-
-	mu      sync.Mutex
-	readers map[*tap]struct{}
-	last    uint64 // instruction number
+	mu        sync.Mutex
+	readers   map[*tap]struct{}
+	listeners map[*listener]struct{}
+	wanted    instruction
+	pace      time.Duration // at which proxies are to report
 }
 
 // instruction is what every proxy should be doing; rate 0 is nothing.
@@ -128,7 +126,97 @@ type tapClient struct {
 	workload string
 }
 
-func newTaps() *taps { return &taps{readers: map[*tap]struct{}{}} }
+// listener is a proxy that is told what to do. There is a goroutine for it only
+// while there is something to tell: of a thousand, waiting would cost memory.
+type listener struct {
+	send func(*tullev1.ControlMessage) error
+
+	busy    bool // guarded by taps.mu
+	telling sync.WaitGroup
+
+	doing instruction   // what it was told; only the goroutine that tells uses these
+	pace  time.Duration //
+}
+
+func newTaps() *taps {
+	return &taps{readers: map[*tap]struct{}{}, listeners: map[*listener]struct{}{}, pace: usualPace}
+}
+
+// listen tells a proxy what to do, now and whenever that changes, until the
+// caller ends it, which waits until nothing is sent any more: sends must fail by then.
+func (t *taps) listen(send func(*tullev1.ControlMessage) error) (end func()) {
+	l := &listener{send: send, pace: usualPace}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.listeners[l] = struct{}{}
+	t.wakeLocked(l)
+	return func() {
+		t.mu.Lock()
+		delete(t.listeners, l)
+		t.mu.Unlock()
+		l.telling.Wait()
+	}
+}
+
+func (t *taps) wakeLocked(l *listener) {
+	if !l.busy {
+		l.busy = true
+		l.telling.Go(func() { t.tell(l) })
+	}
+}
+
+func (t *taps) wakeAllLocked() {
+	for l := range t.listeners {
+		t.wakeLocked(l)
+	}
+}
+
+// setPace asks all proxies to report that often.
+func (t *taps) setPace(pace time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pace = pace
+	t.wakeAllLocked()
+}
+
+// tell sends what the listener does not know yet.
+func (t *taps) tell(l *listener) {
+	for {
+		t.mu.Lock()
+		wanted, pace := t.wanted, t.pace
+		if wanted.id == l.doing.id && pace == l.pace {
+			l.busy = false
+			t.mu.Unlock()
+			return
+		}
+		t.mu.Unlock()
+		for _, m := range l.messages(wanted, pace) {
+			if l.send(m) != nil {
+				return // busy for ever: it is gone
+			}
+		}
+		l.doing, l.pace = wanted, pace
+	}
+}
+
+// messages ask for what is wanted. A new tap starts before the old one stops, so
+// that nothing is missed between.
+func (l *listener) messages(wanted instruction, pace time.Duration) (list []*tullev1.ControlMessage) {
+	if pace != l.pace {
+		list = append(list, &tullev1.ControlMessage{Message: &tullev1.ControlMessage_Pace{Pace: &tullev1.Pace{ReportEveryMs: uint32(pace.Milliseconds())}}})
+	}
+	if wanted.id == l.doing.id {
+		return list
+	}
+	if wanted.rate > 0 {
+		start := &tullev1.TapStart{Id: wanted.id, MaxPerSecond: wanted.rate}
+		list = append(list, &tullev1.ControlMessage{Message: &tullev1.ControlMessage_TapStart{TapStart: start}})
+	}
+	if l.doing.rate > 0 {
+		list = append(list, &tullev1.ControlMessage{Message: &tullev1.ControlMessage_TapStop{TapStop: &tullev1.TapStop{Id: l.doing.id}}})
+	}
+	return list
+}
 
 // open adds a reader; false when there are too many.
 func (t *taps) open(filter Filter) (*tap, bool) {
@@ -171,50 +259,9 @@ func (t *taps) instructLocked() {
 		rate = max(rate, r.filter.MaxRate*tapRateFactor)
 	}
 	rate = min(rate, maxTapRate)
-	t.wanted.Update(func(old *instruction) *instruction {
-		if old != nil && old.rate == uint32(rate) || old == nil && rate == 0 {
-			return old
-		}
-		t.last++
-		return &instruction{id: t.last, rate: uint32(rate)}
-	})
-}
-
-// instruct tells one proxy how often to report, and to start and stop, until ctx ends or send fails. A
-// new tap starts before the old one stops, so that nothing is missed between.
-func (t *taps) instruct(ctx context.Context, send func(*tullev1.ControlMessage) error) {
-	var running uint64
-	told := usualPace
-	for {
-		pace, paceChanged := t.pace.Watch()
-		if pace != nil && *pace != told {
-			told = *pace
-			m := &tullev1.Pace{ReportEveryMs: uint32(told.Milliseconds())}
-			if send(&tullev1.ControlMessage{Message: &tullev1.ControlMessage_Pace{Pace: m}}) != nil {
-				return
-			}
-		}
-		now, changed := t.wanted.Watch()
-		if now != nil && now.id != running {
-			old := running
-			running = 0
-			if now.rate > 0 {
-				running = now.id
-				start := &tullev1.TapStart{Id: now.id, MaxPerSecond: now.rate}
-				if send(&tullev1.ControlMessage{Message: &tullev1.ControlMessage_TapStart{TapStart: start}}) != nil {
-					return
-				}
-			}
-			if old != 0 && send(&tullev1.ControlMessage{Message: &tullev1.ControlMessage_TapStop{TapStop: &tullev1.TapStop{Id: old}}}) != nil {
-				return
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-paceChanged:
-		case <-changed:
-		}
+	if t.wanted.rate != uint32(rate) {
+		t.wanted = instruction{id: t.wanted.id + 1, rate: uint32(rate)}
+		t.wakeAllLocked()
 	}
 }
 
