@@ -13,6 +13,11 @@
 //  the note becomes the accepted socket's       sockops  it travels by the handshake
 //  getpeername: the client                      connect, to the application
 //
+// A namespace may also be one that workloads share with others who are not meshed:
+// the host's. There only the processes of a workload's cgroup have their connections
+// sent to its proxy, by programs of their own, and only connections to the ports that
+// it has named are steered. Such a workload is a member; see struct member_key.
+//
 // All but sk_lookup hang at the root of cgroup2, see every socket of the machine
 // and have to let those of other namespaces alone, soon. Without CAP_PERFMON the
 // verifier refuses pointers with variable offsets and mixed ones (Spectre v1).
@@ -52,9 +57,9 @@ struct address {
 // (RFC 5737), and never as localhost, which applications trust.
 #define UNKNOWN 0xc0000201 // 192.0.2.1
 
-// A meshed network namespace.
+// A meshed network namespace, a member of a shared one, or such a shared one.
 struct namespace {
-	__u32 generation;     // of the ports and subnets that count
+	__u32 generation;     // of the ports and subnets that count; 0: shared
 	__u32 proxy_uid;      // as numbered in the first user namespace
 	__u16 outbound_port;  // host byte order
 	__u16 inbound_port;   // host byte order
@@ -66,9 +71,28 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u64); // cookie of the network namespace
+	__type(key, __u64); // cookie of the network namespace, or the member's number
 	__type(value, struct namespace);
 } namespaces SEC(".maps");
+
+// What tells the members of a shared namespace apart: the addresses that each has
+// there for itself, as (address, 0), and the ports that it serves, as (0, port).
+// To its proxy a member's IPv4 connections go by loopback addresses that are its
+// own too: 127.X.Y.1 to .64 of one whose address ends in X.Y, kept as 127.X.Y.0.
+struct member_key {
+	__u64 netns;
+	struct address address;
+	__u16 port; // host byte order
+	__u16 pad[3];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct member_key);
+	__type(value, __u64); // the member's number
+} members SEC(".maps");
 
 // Ports that are not redirected.
 #define INBOUND 0
@@ -89,8 +113,10 @@ struct {
 } ports SEC(".maps");
 
 // Peers that are not redirected: skipped subnets, and the namespace's own addresses.
+// MESH are, like all others: a member calls them from its own address.
 #define OWN 1
 #define SKIPPED 2
+#define MESH 3
 struct subnet_key {
 	__u32 bits; // that count of what follows
 	__u32 generation;
@@ -106,11 +132,12 @@ struct {
 	__type(value, __u8);
 } subnets SEC(".maps");
 
-// The proxies' inbound listeners. One that closes leaves the map by itself.
+// The proxies' inbound listeners, of members also the outbound ones. One that closes
+// leaves the map by itself.
 struct listener_key {
 	__u64 netns;
 	__u32 family;
-	__u32 pad;
+	__u32 direction;
 };
 
 struct {
@@ -156,6 +183,17 @@ struct {
 	__type(value, struct note);
 } handshakes SEC(".maps");
 
+// How many of those each namespace has: a workload that lets its handshakes stand
+// open leaves the others their room.
+#define MAX_PENDING 8192
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64); // cookie of the network namespace
+	__type(value, __s64);
+} pending SEC(".maps");
+
 // Which of several loaders has loaded last: cni/redirect reads and writes it.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -193,7 +231,20 @@ static __always_inline int skips_port(const struct namespace *n, __u64 netns, __
 	return bpf_map_lookup_elem(&ports, &k) != 0;
 }
 
-// peer_kind returns OWN, SKIPPED, or 0 for the rest of the world.
+static __always_inline int is_shared(const struct namespace *n)
+{
+	return !n->generation;
+}
+
+// member returns whose an address or a port of a shared namespace is; 0: nobody's.
+static __always_inline __u64 member(__u64 netns, const struct address *a, __u16 port)
+{
+	struct member_key k = {.netns = netns, .address = *a, .port = port};
+	__u64 *number = bpf_map_lookup_elem(&members, &k);
+	return number ? *number : 0;
+}
+
+// peer_kind returns OWN, SKIPPED, MESH, or 0 for the rest of the world.
 static __always_inline int peer_kind(const struct namespace *n, __u64 netns, const struct address *a)
 {
 	struct subnet_key k = {.bits = 32 + 64 + 128, .generation = n->generation, .netns = netns, .address = *a};
@@ -285,46 +336,73 @@ static __always_inline void keep_source(struct bpf_sock_addr *ctx, const struct 
 	}
 }
 
+// What a member says to an own address of the host stays inside, also where that
+// is a port that it serves: there the note gets it past the proxy.
+static __always_inline int stay_inside(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct note *note = sk ? bpf_sk_storage_get(&notes, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	if (note)
+		*note = (struct note){.role = CLAIM}; // on behalf of itself
+	return ALLOW;
+}
+
+// Of a device it is bound to, a socket does not reach the proxy. To let go of
+// it needs CAP_NET_RAW; refused is better than a connection that hangs.
+static __always_inline int leave_device(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
+{
+	char none[4] = {};
+	return sk->bound_dev_if ? bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none)) : 0;
+}
+
+static __always_inline int to_proxy(struct bpf_sock_addr *ctx, const struct address *to, const struct namespace *n)
+{
+	struct bpf_sock *sk = ctx->sk;
+	if (!sk || leave_device(ctx, sk))
+		return REFUSE; // it would go out in plaintext
+	struct note *asked = bpf_sk_storage_get(&notes, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!asked)
+		return REFUSE; // no memory
+	asked->address = *to;
+	asked->port = ctx->user_port;
+	asked->role = ASKED;
+	ctx->user_port = bpf_htons(n->outbound_port);
+	return ALLOW;
+}
+
+static __always_inline int is_stream(struct bpf_sock_addr *ctx)
+{
+	return ctx->type == SOCK_STREAM && (ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_MPTCP);
+}
+
+// All connections of a namespace have one destination now, or a member's; 64 of
+// them have ports enough. IPv6 has but one.
+static __always_inline struct address proxy_address4(__u32 base)
+{
+	return mapped(bpf_htonl(base + 1 + (bpf_get_prandom_u32() & 63)));
+}
+
 static __always_inline int outbound(struct bpf_sock_addr *ctx, int v6)
 {
-	if (ctx->type != SOCK_STREAM || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_MPTCP))
+	if (!is_stream(ctx))
 		return ALLOW;
 	__u64 netns = bpf_get_netns_cookie(ctx);
 	struct namespace *n = bpf_map_lookup_elem(&namespaces, &netns);
-	if (!n)
-		return ALLOW; // not meshed
-	if (is_proxy(n))
-		return ALLOW;
+	if (!n || is_shared(n) || is_proxy(n))
+		return ALLOW; // not meshed; members have programs of their own
 	struct address to = user_address(ctx, v6);
 	if (is_loopback(&to))
 		return leave(ctx); // inside the workload
 	if (skips_port(n, netns, OUTBOUND, bpf_ntohs(ctx->user_port)) || peer_kind(n, netns, &to))
 		return leave(ctx); // as the rules say; its own address is inside, too
-	struct bpf_sock *sk = ctx->sk;
-	if (!sk)
-		return REFUSE; // cannot be; it would go out in plaintext
-	if (sk->bound_dev_if) {
-		// Of a device it is bound to, a socket does not reach the proxy. To let go of
-		// it needs CAP_NET_RAW; refused is better than a connection that hangs.
-		char none[4] = {};
-		if (bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none)))
-			return REFUSE;
-	}
-	struct note *asked = bpf_sk_storage_get(&notes, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!asked)
-		return REFUSE; // no memory
-	asked->address = to;
-	asked->port = ctx->user_port;
-	asked->role = ASKED;
+	if (to_proxy(ctx, &to, n) == REFUSE)
+		return REFUSE;
 	int to4 = is_mapped(&to);
 	keep_source(ctx, n, v6, to4);
-	// All connections of a namespace have one destination now; 64 of them have
-	// ports enough. IPv6 has but one.
 	struct address proxy = {{0, 0, 0, bpf_htonl(1)}};
 	if (to4)
-		proxy = mapped(bpf_htonl(0x7f000001 + (bpf_get_prandom_u32() & 63)));
+		proxy = proxy_address4(0x7f000000);
 	set_user_address(ctx, v6, &proxy);
-	ctx->user_port = bpf_htons(n->outbound_port);
 	return ALLOW;
 }
 
@@ -340,7 +418,67 @@ int connect6(struct bpf_sock_addr *ctx)
 	return outbound(ctx, 1);
 }
 
+// Whose instance a program is: at sk_lookup the cookie of the network namespace, which
+// there is no helper for; at a member's cgroup the member's number.
+const volatile __u64 self;
+
+// What connects in a member's cgroup. Its proxy is not in there.
+static __always_inline int member_outbound(struct bpf_sock_addr *ctx, int v6)
+{
+	if (!is_stream(ctx))
+		return ALLOW;
+	__u64 number = self, netns = bpf_get_netns_cookie(ctx);
+	struct namespace *n = bpf_map_lookup_elem(&namespaces, &number);
+	struct namespace *host = bpf_map_lookup_elem(&namespaces, &netns);
+	if (!n || !host)
+		return REFUSE; // rules that are half there, or a process that has gone to another namespace
+	struct address to = user_address(ctx, v6);
+	if (is_loopback(&to))
+		return leave(ctx); // as without
+	int kind = peer_kind(n, number, &to);
+	if (kind == OWN)
+		return stay_inside(ctx);
+	int to4 = is_mapped(&to);
+	struct address proxy = {{n->source6.word[0], n->source6.word[1], n->source6.word[2], n->source6.word[3]}};
+	if (to4)
+		proxy = proxy_address4(0x7f000000 | (bpf_ntohl(n->source4) & 0xffff) << 8);
+	if (!proxy.word[3])
+		return REFUSE; // a mesh without IPv6
+	if (to_proxy(ctx, &to, n) == REFUSE)
+		return REFUSE;
+	keep_source(ctx, kind == MESH ? n : host, v6, to4);
+	set_user_address(ctx, v6, &proxy);
+	return ALLOW;
+}
+
+SEC("cgroup/connect4")
+int member_connect4(struct bpf_sock_addr *ctx)
+{
+	return member_outbound(ctx, 0);
+}
+
+SEC("cgroup/connect6")
+int member_connect6(struct bpf_sock_addr *ctx)
+{
+	return member_outbound(ctx, 1);
+}
+
 // ---- the hop to the application: bind ----
+
+// Of a member's proxy a bind to a member's address may be either. It means the
+// address itself with the ports that proxies listen on, and with this one, for which
+// the kernel then finds another.
+#define FROM 1
+
+static __always_inline int is_members(struct bpf_sock_addr *ctx, const struct namespace *n, __u64 netns, const struct address *a)
+{
+	if (!member(netns, a, 0))
+		return 0;
+	__u16 port = bpf_ntohs(LOAD(ctx, user_port));
+	if (port == FROM)
+		STORE(ctx, user_port, 0);
+	return port == FROM || skips_port(n, netns, INBOUND, port);
+}
 
 // A proxy that binds to an address that is not its own says on whose behalf it
 // is about to connect. Nobody else can bind there.
@@ -353,8 +491,10 @@ static __always_inline int claim(struct bpf_sock_addr *ctx, int v6)
 		return ALLOW; // a listener
 	__u64 netns = bpf_get_netns_cookie(ctx);
 	struct namespace *n = bpf_map_lookup_elem(&namespaces, &netns);
-	if (!n || !is_proxy(n) || peer_kind(n, netns, &client) == OWN)
+	if (!n || !is_proxy(n))
 		return ALLOW;
+	if (is_shared(n) ? is_members(ctx, n, netns, &client) : peer_kind(n, netns, &client) == OWN)
+		return ALLOW; // a listener, or a connection from there
 	struct bpf_sock *sk = ctx->sk;
 	struct note *note = sk ? bpf_sk_storage_get(&notes, sk, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 	if (!note)
@@ -369,7 +509,7 @@ static __always_inline int claim(struct bpf_sock_addr *ctx, int v6)
 	if (is_mapped(&client))
 		source = mapped(bpf_htonl(HOP_SOURCE + (bpf_get_prandom_u32() & 0xff)));
 	set_user_address(ctx, v6, &source);
-	ctx->user_port = 0;
+	STORE(ctx, user_port, 0);
 	return ALLOW;
 }
 
@@ -408,19 +548,50 @@ static __always_inline struct handshake_key handshake(struct bpf_sock_ops *ctx, 
 	return k;
 }
 
+// enough takes a place of a namespace's for a handshake, and give_back gives it back.
+static __always_inline int enough(__u64 netns)
+{
+	__s64 none = 0, *count = bpf_map_lookup_elem(&pending, &netns);
+	if (!count) {
+		bpf_map_update_elem(&pending, &netns, &none, BPF_NOEXIST);
+		count = bpf_map_lookup_elem(&pending, &netns);
+	}
+	if (!count || *(volatile __s64 *)count >= MAX_PENDING)
+		return 0;
+	__sync_fetch_and_add(count, 1);
+	return 1;
+}
+
+static __always_inline void give_back(__u64 netns)
+{
+	__s64 *count = bpf_map_lookup_elem(&pending, &netns);
+	if (count)
+		__sync_fetch_and_add(count, -1);
+}
+
 static __always_inline void send(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct note *note = sk ? bpf_sk_storage_get(&notes, sk, 0, 0) : 0;
 	if (!note)
 		return;
-	struct handshake_key k = handshake(ctx, bpf_get_netns_cookie(ctx), 0);
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	struct handshake_key k = handshake(ctx, netns, 0);
 	struct note copy = *note;
 	if (!copy.port) // a claim of an address only
 		copy.port = bpf_htons(k.client_port);
+	if (!copy.address.word[3]) // on behalf of itself
+		copy.address = k.client;
 	// If there is no room the proxy finds no origin and refuses, or the application
 	// is shown an unknown client.
-	if (!bpf_map_update_elem(&handshakes, &k, &copy, BPF_ANY))
+	if (!enough(netns))
+		return;
+	long err = bpf_map_update_elem(&handshakes, &k, &copy, BPF_NOEXIST);
+	if (err) {
+		give_back(netns); // one of the same name that nobody has withdrawn has its place already
+		err = bpf_map_update_elem(&handshakes, &k, &copy, BPF_EXIST);
+	}
+	if (!err)
 		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
@@ -441,7 +612,8 @@ static __always_inline void receive(struct bpf_sock_ops *ctx)
 		*note = *sent;
 		note->role = sent->role == ASKED ? ORIGIN : CLIENT;
 	}
-	bpf_map_delete_elem(&handshakes, &k);
+	if (!bpf_map_delete_elem(&handshakes, &k))
+		give_back(netns);
 }
 
 // Refused, timed out or reset: nobody will receive it any more. Where somebody
@@ -450,16 +622,39 @@ static __always_inline void withdraw(struct bpf_sock_ops *ctx)
 {
 	if (ctx->args[1] != BPF_TCP_CLOSE)
 		return;
-	struct handshake_key k = handshake(ctx, bpf_get_netns_cookie(ctx), 0);
-	bpf_map_delete_elem(&handshakes, &k);
+	__u64 netns = bpf_get_netns_cookie(ctx);
+	struct handshake_key k = handshake(ctx, netns, 0);
+	if (!bpf_map_delete_elem(&handshakes, &k))
+		give_back(netns);
+}
+
+static __always_inline struct address local_address(struct bpf_sock_ops *ctx)
+{
+	if (ctx->family == AF_INET)
+		return mapped(ctx->local_ip4);
+	volatile __u32 *l = ctx->local_ip6; // merged loads are refused
+	return (struct address){{l[0], l[1], l[2], l[3]}};
 }
 
 static __always_inline void capture(struct bpf_sock_ops *ctx)
 {
 	struct listener_key k = {.netns = bpf_get_netns_cookie(ctx), .family = ctx->family};
 	struct namespace *n = bpf_map_lookup_elem(&namespaces, &k.netns);
-	if (n && is_proxy(n) && ctx->local_port == n->inbound_port)
-		bpf_sock_hash_update(ctx, &listeners, &k, BPF_ANY);
+	if (!n || !is_proxy(n))
+		return;
+	if (is_shared(n)) {
+		struct address local = local_address(ctx);
+		k.netns = member(k.netns, &local, 0);
+		if (!k.netns)
+			return;
+		if (ctx->local_port == n->outbound_port)
+			k.direction = OUTBOUND;
+		else if (ctx->local_port != n->inbound_port)
+			return;
+	} else if (ctx->local_port != n->inbound_port) {
+		return;
+	}
+	bpf_sock_hash_update(ctx, &listeners, &k, BPF_ANY);
 }
 
 SEC("sockops")
@@ -551,8 +746,55 @@ int getpeername6(struct bpf_sock_addr *ctx)
 
 // ---- inbound: sk_lookup ----
 
-// There is no helper for the cookie here, so each namespace has its own instance.
-const volatile __u64 self;
+static __always_inline int steer(struct bpf_sk_lookup *ctx, __u64 netns, __u32 direction)
+{
+	struct listener_key k = {.netns = netns, .family = ctx->family, .direction = direction};
+	struct bpf_sock *proxy = bpf_map_lookup_elem(&listeners, &k);
+	if (!proxy)
+		return SK_DROP; // it is dead: the client is refused
+	long err = bpf_sk_assign(ctx, proxy, 0);
+	bpf_sk_release(proxy);
+	return err ? SK_DROP : SK_PASS;
+}
+
+// What the connecting socket has sent along; 0: nothing.
+static __always_inline int noted(struct bpf_sk_lookup *ctx, __u64 netns, const struct address *local, const struct address *remote)
+{
+	struct handshake_key k = {.netns = netns, .client = *remote, .server = *local};
+	k.client_port = bpf_ntohs(ctx->remote_port);
+	k.server_port = ctx->local_port;
+	struct note *note = bpf_map_lookup_elem(&handshakes, &k);
+	return note ? note->role : 0;
+}
+
+// A port of the proxies, each of which has it at its member's own addresses, if it
+// is not somebody's who has it at another one.
+static __always_inline int to_proxy_port(struct bpf_sk_lookup *ctx, __u64 netns, const struct address *local, const struct address *remote)
+{
+	__u64 number;
+	if (is_loopback(local)) {
+		struct address base = *local;
+		base.word[3] &= bpf_htonl(0xffffff00);
+		number = member(netns, &base, 0);
+		return number ? steer(ctx, number, OUTBOUND) : SK_PASS;
+	}
+	if (!member(netns, local, 0))
+		return SK_PASS;
+	// IPv6 comes from the member itself, to where its proxy listens. Nobody else does.
+	return noted(ctx, netns, local, remote) == ASKED ? SK_PASS : SK_DROP;
+}
+
+static __always_inline void ends(struct bpf_sk_lookup *ctx, struct address *local, struct address *remote)
+{
+	if (ctx->family == AF_INET) {
+		*local = mapped(ctx->local_ip4);
+		*remote = mapped(ctx->remote_ip4);
+	} else {
+		volatile __u32 *l = ctx->local_ip6, *r = ctx->remote_ip6;
+		*local = (struct address){{l[0], l[1], l[2], l[3]}};
+		*remote = (struct address){{r[0], r[1], r[2], r[3]}};
+	}
+}
 
 SEC("sk_lookup")
 int inbound(struct bpf_sk_lookup *ctx)
@@ -560,14 +802,7 @@ int inbound(struct bpf_sk_lookup *ctx)
 	if (ctx->protocol != IPPROTO_TCP)
 		return SK_PASS;
 	struct address local, remote;
-	if (ctx->family == AF_INET) {
-		local = mapped(ctx->local_ip4);
-		remote = mapped(ctx->remote_ip4);
-	} else {
-		volatile __u32 *l = ctx->local_ip6, *r = ctx->remote_ip6;
-		local = (struct address){{l[0], l[1], l[2], l[3]}};
-		remote = (struct address){{r[0], r[1], r[2], r[3]}};
-	}
+	ends(ctx, &local, &remote);
 	// The device does not tell: for a workload that calls its own address it is
 	// the one that has the address.
 	if (is_loopback(&remote) || same(&local, &remote))
@@ -578,13 +813,32 @@ int inbound(struct bpf_sk_lookup *ctx)
 		return SK_DROP; // rules that are half there
 	if (skips_port(n, netns, INBOUND, ctx->local_port) || peer_kind(n, netns, &remote))
 		return SK_PASS; // as the rules say
-	struct listener_key k = {.netns = netns, .family = ctx->family};
-	struct bpf_sock *proxy = bpf_map_lookup_elem(&listeners, &k);
-	if (!proxy)
-		return SK_DROP; // it is dead: the client is refused
-	long err = bpf_sk_assign(ctx, proxy, 0);
-	bpf_sk_release(proxy);
-	return err ? SK_DROP : SK_PASS;
+	return steer(ctx, netns, INBOUND);
+}
+
+// In a shared namespace only the ports that members have named are steered; from
+// wherever, since one member's calls to another come from this machine, too.
+SEC("sk_lookup")
+int member_inbound(struct bpf_sk_lookup *ctx)
+{
+	if (ctx->protocol != IPPROTO_TCP)
+		return SK_PASS;
+	__u64 netns = self;
+	struct namespace *n = bpf_map_lookup_elem(&namespaces, &netns);
+	if (!n)
+		return SK_PASS; // there is no member
+	struct address local, remote, any = {};
+	if (ctx->local_port == n->outbound_port || ctx->local_port == n->inbound_port) {
+		ends(ctx, &local, &remote);
+		return to_proxy_port(ctx, netns, &local, &remote);
+	}
+	__u64 number = member(netns, &any, ctx->local_port);
+	if (!number)
+		return SK_PASS; // not meshed
+	ends(ctx, &local, &remote);
+	if (is_loopback(&remote) || noted(ctx, netns, &local, &remote) == CLAIM)
+		return SK_PASS; // as without, or the proxy's hop to its application
+	return steer(ctx, number, INBOUND);
 }
 
 // No helper above is for GPL programs only.

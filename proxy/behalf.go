@@ -36,6 +36,9 @@ func (p *Proxy) announceClients() {
 // dialFor connects to the application on behalf of a client, or as itself where
 // the kernel does not know what that is.
 func (p *Proxy) dialFor(ctx context.Context, client, app netip.AddrPort) (*tcp.Conn, error) {
+	if p.shared() {
+		return tcp.DialFor(ctx, nameable(client, app), app)
+	}
 	if !p.showsClients || client.Addr().Is4() != app.Addr().Is4() {
 		return tcp.Dial(ctx, app)
 	}

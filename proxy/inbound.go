@@ -35,7 +35,7 @@ type inbound struct {
 // serveInbound tells the story of a connection that somebody makes to the workload.
 func (p *Proxy) serveInbound(ctx context.Context, conn *tcp.Conn, track *tracked) (parked bool) {
 	app, err := origin(conn, mesh.InboundPort)
-	if err == nil && !p.isOwn(app.Addr()) {
+	if err == nil && !p.isOwn(app.Addr()) && !p.shared() {
 		err = errElsewhere
 	}
 	if err != nil {
@@ -288,7 +288,7 @@ func (in *inbound) dialApp(ctx context.Context, client netip.AddrPort) (*tcp.Con
 	}
 	for _, a := range in.proxy.own {
 		if a.Is4() != in.app.Addr().Is4() && a.IsGlobalUnicast() {
-			if app, again := tcp.Dial(ctx, netip.AddrPortFrom(a, in.app.Port())); again == nil {
+			if app, again := in.proxy.dialFor(ctx, client, netip.AddrPortFrom(a, in.app.Port())); again == nil {
 				return app, nil
 			}
 			break

@@ -27,11 +27,15 @@ type listeners struct {
 
 func (p *Proxy) listen(ctx context.Context) (*listeners, error) {
 	l := &listeners{}
-	outbound4 := "127.0.0.1"
+	outbound4, outbound6, any4, any6 := "127.0.0.1", "::1", "0.0.0.0", "::"
 	if p.config.Redirect == mesh.RedirectEBPF {
 		// Any of 127.0.0.1 to 127.0.0.64. Who calls another address, or from outside,
 		// is not redirected here and therefore refused (origin).
 		outbound4 = "0.0.0.0"
+	}
+	if p.shared() {
+		any4, any6 = p.ownHost(true), p.ownHost(false)
+		outbound4, outbound6 = any4, any6
 	}
 	for _, s := range []struct {
 		list          *[]*net.TCPListener
@@ -39,12 +43,15 @@ func (p *Proxy) listen(ctx context.Context) (*listeners, error) {
 		port          int
 	}{
 		{&l.out, "tcp4", outbound4, mesh.OutboundPort},
-		{&l.out, "tcp6", "::1", mesh.OutboundPort},
-		{&l.in, "tcp4", "0.0.0.0", mesh.InboundPort},
-		{&l.in, "tcp6", "::", mesh.InboundPort},
-		{&l.admin, "tcp4", "0.0.0.0", mesh.AdminPort},
-		{&l.admin, "tcp6", "::", mesh.AdminPort},
+		{&l.out, "tcp6", outbound6, mesh.OutboundPort},
+		{&l.in, "tcp4", any4, mesh.InboundPort},
+		{&l.in, "tcp6", any6, mesh.InboundPort},
+		{&l.admin, "tcp4", any4, mesh.AdminPort},
+		{&l.admin, "tcp6", any6, mesh.AdminPort},
 	} {
+		if s.host == "" {
+			continue // no address of that family is the workload's
+		}
 		ln, err := tcp.Listen(ctx, s.network, net.JoinHostPort(s.host, strconv.Itoa(s.port)))
 		if err != nil {
 			if s.network == "tcp6" && (errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)) {

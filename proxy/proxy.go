@@ -26,7 +26,10 @@ type Config struct {
 	Control  string         // "host:port" of the control plane's gRPC
 	Roots    [][]byte       // DER: whom to trust before the first answer
 	Networks []netip.Prefix // where the mesh's addresses lie; others are passed through
-	Strict   bool           // refuse clients without an identity
+	// Addresses are the workload's, one of a family, where it shares its network
+	// namespace with others. Empty: all addresses of the namespace are.
+	Addresses []netip.Addr
+	Strict    bool // refuse clients without an identity
 	// AskPolicy lets the control plane say whether to be strict; until it has, and
 	// where it does not, Strict holds.
 	AskPolicy bool
@@ -132,13 +135,16 @@ func (p *Proxy) isOwn(a netip.Addr) bool { return slices.Contains(p.own, a) }
 // takes connections only once it can prove itself: until then they wait.
 func (p *Proxy) Run(ctx context.Context) error {
 	var err error
-	if p.own, err = ownAddresses(); err != nil {
+	if p.own, err = p.ownAddresses(); err != nil {
 		return err
 	}
 	if p.hangups, err = newHangups(); err != nil {
 		return err
 	}
 	p.announceClients()
+	if err := p.checkShared(); err != nil {
+		return err
+	}
 	listeners, err := p.listen(ctx)
 	if err != nil {
 		return err
@@ -192,7 +198,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return nil
 }
 
-func ownAddresses() ([]netip.Addr, error) {
+func (p *Proxy) ownAddresses() ([]netip.Addr, error) {
+	if p.shared() {
+		return p.config.Addresses, nil
+	}
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("list own addresses: %w", err)

@@ -87,7 +87,7 @@ func newUpstream(p *Proxy, service string, key endpointKey) *upstream {
 	u := &upstream{proxy: p, key: key, service: service}
 	u.h2.up, u.links.up = u, u
 	switch {
-	case p.isOwn(key.addr.Addr()):
+	case p.isOwn(key.addr.Addr()) && !p.shared():
 		u.security = mesh.Local // loopback: never leaves the workload's namespace
 	case key.id.IsZero():
 		u.security = mesh.Plaintext
@@ -226,7 +226,7 @@ func (u *upstream) close() {
 }
 
 func (u *upstream) dial(ctx context.Context, kind sessionKind) (*session, error) {
-	c, err := tcp.Dial(ctx, u.key.addr)
+	c, err := u.proxy.dialPeer(ctx, u.key.addr)
 	if err != nil {
 		return nil, err
 	}

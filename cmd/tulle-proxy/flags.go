@@ -30,6 +30,11 @@ func parse(args []string, stderr io.Writer) (proxy.Config, error) {
 	f.StringVar(&c.Control, "control", "", "address of the control plane's gRPC, host:port")
 	f.StringVar(&rootsFile, "roots-file", "", "PEM file of the roots to trust at first")
 	f.StringVar(&networks, "networks", "", "prefixes of the mesh's addresses, by commas")
+	f.Func("address", "address of the workload in a network that it shares with others; once for each family", func(s string) error {
+		a, err := netip.ParseAddr(s)
+		c.Addresses = append(c.Addresses, a)
+		return err
+	})
 	f.StringVar(&c.Redirect, "redirect", "", "redirect backend in use, for display; cni: find out")
 	f.BoolVar(&c.RedirectProbe, "redirect-probe", false, fmt.Sprintf("answer /ready at port %d, which only the redirect leads here", mesh.RedirectProbePort))
 	f.StringVar(&policy, "policy", "permissive", "permissive, strict: refuse clients outside the mesh, or ask: as the control plane says")

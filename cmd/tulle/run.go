@@ -22,6 +22,10 @@ with an address of its own and a proxy beside it. Others in the mesh reach it as
 NAME or NAME.mesh, and each replica as NAME-1.mesh and so on. PORT is where it
 will listen; it gets no traffic before it does.
 
+With --network host the command stays in the network of this host, and so does a
+service that others reach there already. Its connections, and those of others to
+PORT, go through its proxy; nobody else's do. That takes the eBPF redirect.
+
 Input, output, terminal, signals and exit code are those of the command; 125
 means that tulle failed, 126 that the command cannot be executed, 127 that it
 was not found.`
@@ -30,6 +34,7 @@ was not found.`
 type runFlags struct {
 	workload.Config
 	run, proxy         string
+	network            string
 	detach, background bool
 }
 
@@ -99,6 +104,7 @@ func parseRun(env *command.Env, args []string) (*runFlags, error) {
 	f.Var(&vars, "env", "set a variable to `KEY=VALUE`; the caller's own are handed on anyway")
 	f.Short("e", "env")
 	f.BoolVar(&c.Strict, "strict", false, "let only workloads of the mesh connect")
+	f.StringVar(&c.network, "network", "own", "run in a `NETWORK` of its own (own), or in that of this host (host)")
 	c.run = command.DefaultRun
 	f.StringVar(&c.run, "run", c.run, "`DIR` of the running mesh's sockets and state")
 	f.StringVar(&c.proxy, "proxy", besideUs("tulle-proxy"), "the proxy's `PROGRAM`")
@@ -127,6 +133,10 @@ func parseRun(env *command.Env, args []string) (*runFlags, error) {
 			return nil, command.Usagef("--env %q: must be KEY=VALUE or KEY", v)
 		} // a bare KEY is in the environment that the command inherits, or nowhere
 	}
+	if c.network != "own" && c.network != "host" {
+		return nil, command.Usagef("--network %s: must be own or host", c.network)
+	}
+	c.HostNetwork = c.network == "host"
 	if err := c.Validate(); err != nil {
 		return nil, command.Usagef("%v", err)
 	}

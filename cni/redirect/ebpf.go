@@ -82,7 +82,7 @@ func (n Node) Probe() error {
 // probeInbound attaches the inbound program to a namespace made for it: in any
 // other it would refuse everybody.
 func probeInbound() error {
-	c, err := loadInbound("", 0)
+	c, err := loadInstance("", 0, instances...)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func probeInbound() error {
 		if _, err := netnsCookie(); err != nil {
 			return err
 		}
-		l, err := link.AttachNetNs(int(netns.Fd()), c.Programs["inbound"])
+		l, err := link.AttachNetNs(int(netns.Fd()), c.Programs[progInbound])
 		if err != nil {
 			return fmt.Errorf("attach eBPF program inbound: %w", err)
 		}
@@ -123,7 +123,7 @@ func (b *ebpfBackend) Apply(r Rules) error {
 		if err != nil {
 			return err
 		}
-		if err := b.node.attachInbound(netns, cookie); err != nil {
+		if err := b.node.attachNetns(netns, cookie, b.node.inbound(), progInbound); err != nil {
 			return errors.Join(err, t.restore(cookie, before))
 		}
 		return t.forget(func(c uint64, generation uint32) bool {
@@ -136,7 +136,7 @@ func (b *ebpfBackend) Remove() error {
 	err := b.change(func(t *tables, _ *os.File, cookie uint64) error {
 		// New connections from outside pass from here on; they must not be refused
 		// because half of the rules have gone.
-		if err := detach(b.node.inboundPin(cookie)); err != nil {
+		if err := detach(pin(b.node.inbound(), cookie, "")); err != nil {
 			return err
 		}
 		return t.forget(func(c uint64, _ uint32) bool { return c == cookie })
@@ -151,7 +151,25 @@ var errNotLoaded = errors.New("the eBPF programs are not loaded; type: tulle up"
 
 // change runs do on a thread in the namespace, when it is its turn.
 func (b *ebpfBackend) change(do func(t *tables, netns *os.File, cookie uint64) error) error {
-	unlock, err := b.node.lock()
+	return b.node.change(func(t *tables) error {
+		return inside(b.netns, func() error {
+			netns, err := os.Open("/proc/thread-self/ns/net")
+			if err != nil {
+				return err
+			}
+			defer netns.Close()
+			cookie, err := netnsCookie()
+			if err != nil {
+				return err
+			}
+			return do(t, netns, cookie)
+		})
+	})
+}
+
+// change runs do when it is its turn.
+func (n Node) change(do func(*tables) error) error {
+	unlock, err := n.lock()
 	if errors.Is(err, fs.ErrNotExist) {
 		return errNotLoaded
 	}
@@ -159,28 +177,17 @@ func (b *ebpfBackend) change(do func(t *tables, netns *os.File, cookie uint64) e
 		return err
 	}
 	defer unlock()
-	if revision, err := b.node.loaded(); err != nil {
+	if revision, err := n.loaded(); err != nil {
 		return err
 	} else if revision == 0 {
 		return errNotLoaded
 	}
-	t, err := b.node.tables()
+	t, err := n.tables()
 	if err != nil {
 		return err
 	}
 	defer t.close()
-	return inside(b.netns, func() error {
-		netns, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			return err
-		}
-		defer netns.Close()
-		cookie, err := netnsCookie()
-		if err != nil {
-			return err
-		}
-		return do(t, netns, cookie)
-	})
+	return do(t)
 }
 
 // netnsCookie returns what eBPF programs know the thread's network namespace by;
@@ -198,24 +205,24 @@ func netnsCookie() (uint64, error) {
 	return cookie, nil
 }
 
-// attachInbound gives a namespace its inbound program, unless it has it.
-func (n Node) attachInbound(netns *os.File, cookie uint64) error {
-	pin := n.inboundPin(cookie)
+// attachNetns gives a namespace its program, unless it has it, and pins that in dir.
+func (n Node) attachNetns(netns *os.File, cookie uint64, dir, program string) error {
+	pin := pin(dir, cookie, "")
 	if _, err := os.Stat(pin); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	c, err := loadInbound(n.maps(), cookie)
+	c, err := loadInstance(n.maps(), cookie, program)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	l, err := link.AttachNetNs(int(netns.Fd()), c.Programs["inbound"])
+	l, err := link.AttachNetNs(int(netns.Fd()), c.Programs[program])
 	if err != nil {
-		return fmt.Errorf("attach eBPF program inbound: %w", err)
+		return fmt.Errorf("attach eBPF program %s: %w", program, err)
 	}
 	defer l.Close()
 	if err := l.Pin(pin); err != nil {
-		return fmt.Errorf("pin eBPF program inbound: %w", err)
+		return fmt.Errorf("pin eBPF program %s: %w", program, err)
 	}
 	return nil
 }
@@ -239,7 +246,7 @@ func ownAddresses() ([]netip.Addr, error) {
 
 // tables are the maps that say what is redirected.
 type tables struct {
-	namespaces, ports, subnets, listeners *ebpf.Map
+	namespaces, ports, subnets, listeners, members, pending *ebpf.Map
 }
 
 func (n Node) tables() (*tables, error) {
@@ -247,7 +254,7 @@ func (n Node) tables() (*tables, error) {
 	for _, m := range []struct {
 		name string
 		into **ebpf.Map
-	}{{"namespaces", &t.namespaces}, {"ports", &t.ports}, {"subnets", &t.subnets}, {"listeners", &t.listeners}} {
+	}{{"namespaces", &t.namespaces}, {"ports", &t.ports}, {"subnets", &t.subnets}, {"listeners", &t.listeners}, {"members", &t.members}, {"pending", &t.pending}} {
 		var err error
 		if *m.into, err = ebpf.LoadPinnedMap(filepath.Join(n.maps(), m.name), nil); err != nil {
 			t.close()
@@ -261,7 +268,7 @@ func (n Node) tables() (*tables, error) {
 }
 
 func (t *tables) close() {
-	for _, m := range []*ebpf.Map{t.namespaces, t.ports, t.subnets, t.listeners} {
+	for _, m := range []*ebpf.Map{t.namespaces, t.ports, t.subnets, t.listeners, t.members, t.pending} {
 		_ = m.Close()
 	}
 }
@@ -277,15 +284,7 @@ func (t *tables) enter(cookie uint64, r Rules, own []netip.Addr) (before *kernel
 	case !errors.Is(err, ebpf.ErrKeyNotExist):
 		return nil, err
 	}
-	for _, a := range own {
-		switch {
-		case !a.IsGlobalUnicast():
-		case a.Is4() && entry.Source4 == 0:
-			entry.Source4 = words(a)[3]
-		case a.Is6() && entry.Source6.Word == [4]uint32{}:
-			entry.Source6.Word = words(a)
-		}
-	}
+	entry.setSources(own)
 	err = t.enterSkipped(cookie, entry.Generation, r, own)
 	if err == nil {
 		err = t.namespaces.Put(cookie, entry)
@@ -306,6 +305,7 @@ const (
 const (
 	kindOwn uint8 = iota + 1
 	kindSkipped
+	kindMesh
 )
 
 func (t *tables) enterSkipped(cookie uint64, generation uint32, r Rules, own []netip.Addr) error {
@@ -370,15 +370,12 @@ func (t *tables) forget(which func(cookie uint64, generation uint32) bool) error
 // forgetKeys works on a map that nobody changes meanwhile.
 func forgetKeys[K, V any](m *ebpf.Map, which func(K, V) bool) error {
 	var keys []K
-	var key K
-	var value V
-	entries := m.Iterate()
-	for entries.Next(&key, &value) {
+	err := eachEntry(m, func(key K, value V) {
 		if which(key, value) {
 			keys = append(keys, key)
 		}
-	}
-	errs := []error{entries.Err()}
+	})
+	errs := []error{err}
 	for _, k := range keys {
 		if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			errs = append(errs, err)

@@ -450,7 +450,7 @@ func TestCollect(t *testing.T) {
 		if err := l.node.Collect(); err != nil {
 			t.Fatal(err)
 		}
-		cookies, err := l.node.cookies()
+		cookies, err := numbers(l.node.inbound(), "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -467,7 +467,7 @@ func TestCollect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tables.close()
-	living, err := l.node.cookies()
+	living, err := numbers(l.node.inbound(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

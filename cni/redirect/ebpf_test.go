@@ -53,7 +53,7 @@ func dumpEBPF(t *testing.T, n Node, netns *os.File) string {
 				lines = append(lines, fmt.Sprintf("subnet %x/%d %d", key.Address.Word, key.Bits, one))
 			}
 		}
-		if _, err := os.Stat(n.inboundPin(cookie)); err == nil {
+		if _, err := os.Stat(pin(n.inbound(), cookie, "")); err == nil {
 			lines = append(lines, "inbound")
 		}
 		return errors.Join(namespaces.Err(), ports.Err(), subnets.Err())

@@ -30,10 +30,21 @@ type kernelHandshakeKey struct {
 }
 
 type kernelListenerKey struct {
-	_      structs.HostLayout
-	Netns  uint64
-	Family uint32
-	Pad    uint32
+	_         structs.HostLayout
+	Netns     uint64
+	Family    uint32
+	Direction uint32
+}
+
+type kernelMemberKey struct {
+	_       structs.HostLayout
+	Netns   uint64
+	Address struct {
+		_    structs.HostLayout
+		Word [4]uint32
+	}
+	Port uint16
+	Pad  [3]uint16
 }
 
 type kernelNamespace struct {
@@ -82,24 +93,29 @@ type kernelSubnetKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	kernelMapHandshakes    = "handshakes"
-	kernelMapListeners     = "listeners"
-	kernelMapNamespaces    = "namespaces"
-	kernelMapNotes         = "notes"
-	kernelMapPorts         = "ports"
-	kernelMapRevision      = "revision"
-	kernelMapSubnets       = "subnets"
-	kernelProgBind4        = "bind4"
-	kernelProgBind6        = "bind6"
-	kernelProgCarry        = "carry"
-	kernelProgConnect4     = "connect4"
-	kernelProgConnect6     = "connect6"
-	kernelProgGetpeername4 = "getpeername4"
-	kernelProgGetpeername6 = "getpeername6"
-	kernelProgGetsockname4 = "getsockname4"
-	kernelProgGetsockname6 = "getsockname6"
-	kernelProgInbound      = "inbound"
-	kernelVarSelf          = "self"
+	kernelMapHandshakes      = "handshakes"
+	kernelMapListeners       = "listeners"
+	kernelMapMembers         = "members"
+	kernelMapNamespaces      = "namespaces"
+	kernelMapNotes           = "notes"
+	kernelMapPending         = "pending"
+	kernelMapPorts           = "ports"
+	kernelMapRevision        = "revision"
+	kernelMapSubnets         = "subnets"
+	kernelProgBind4          = "bind4"
+	kernelProgBind6          = "bind6"
+	kernelProgCarry          = "carry"
+	kernelProgConnect4       = "connect4"
+	kernelProgConnect6       = "connect6"
+	kernelProgGetpeername4   = "getpeername4"
+	kernelProgGetpeername6   = "getpeername6"
+	kernelProgGetsockname4   = "getsockname4"
+	kernelProgGetsockname6   = "getsockname6"
+	kernelProgInbound        = "inbound"
+	kernelProgMemberConnect4 = "member_connect4"
+	kernelProgMemberConnect6 = "member_connect6"
+	kernelProgMemberInbound  = "member_inbound"
+	kernelVarSelf            = "self"
 )
 
 // loadKernel returns the embedded CollectionSpec for kernel.
@@ -144,16 +160,19 @@ type kernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
-	Bind4        *ebpf.ProgramSpec `ebpf:"bind4"`
-	Bind6        *ebpf.ProgramSpec `ebpf:"bind6"`
-	Carry        *ebpf.ProgramSpec `ebpf:"carry"`
-	Connect4     *ebpf.ProgramSpec `ebpf:"connect4"`
-	Connect6     *ebpf.ProgramSpec `ebpf:"connect6"`
-	Getpeername4 *ebpf.ProgramSpec `ebpf:"getpeername4"`
-	Getpeername6 *ebpf.ProgramSpec `ebpf:"getpeername6"`
-	Getsockname4 *ebpf.ProgramSpec `ebpf:"getsockname4"`
-	Getsockname6 *ebpf.ProgramSpec `ebpf:"getsockname6"`
-	Inbound      *ebpf.ProgramSpec `ebpf:"inbound"`
+	Bind4          *ebpf.ProgramSpec `ebpf:"bind4"`
+	Bind6          *ebpf.ProgramSpec `ebpf:"bind6"`
+	Carry          *ebpf.ProgramSpec `ebpf:"carry"`
+	Connect4       *ebpf.ProgramSpec `ebpf:"connect4"`
+	Connect6       *ebpf.ProgramSpec `ebpf:"connect6"`
+	Getpeername4   *ebpf.ProgramSpec `ebpf:"getpeername4"`
+	Getpeername6   *ebpf.ProgramSpec `ebpf:"getpeername6"`
+	Getsockname4   *ebpf.ProgramSpec `ebpf:"getsockname4"`
+	Getsockname6   *ebpf.ProgramSpec `ebpf:"getsockname6"`
+	Inbound        *ebpf.ProgramSpec `ebpf:"inbound"`
+	MemberConnect4 *ebpf.ProgramSpec `ebpf:"member_connect4"`
+	MemberConnect6 *ebpf.ProgramSpec `ebpf:"member_connect6"`
+	MemberInbound  *ebpf.ProgramSpec `ebpf:"member_inbound"`
 }
 
 // kernelMapSpecs contains maps before they are loaded into the kernel.
@@ -162,8 +181,10 @@ type kernelProgramSpecs struct {
 type kernelMapSpecs struct {
 	Handshakes *ebpf.MapSpec `ebpf:"handshakes"`
 	Listeners  *ebpf.MapSpec `ebpf:"listeners"`
+	Members    *ebpf.MapSpec `ebpf:"members"`
 	Namespaces *ebpf.MapSpec `ebpf:"namespaces"`
 	Notes      *ebpf.MapSpec `ebpf:"notes"`
+	Pending    *ebpf.MapSpec `ebpf:"pending"`
 	Ports      *ebpf.MapSpec `ebpf:"ports"`
 	Revision   *ebpf.MapSpec `ebpf:"revision"`
 	Subnets    *ebpf.MapSpec `ebpf:"subnets"`
@@ -198,8 +219,10 @@ func (o *kernelObjects) Close() error {
 type kernelMaps struct {
 	Handshakes *ebpf.Map `ebpf:"handshakes"`
 	Listeners  *ebpf.Map `ebpf:"listeners"`
+	Members    *ebpf.Map `ebpf:"members"`
 	Namespaces *ebpf.Map `ebpf:"namespaces"`
 	Notes      *ebpf.Map `ebpf:"notes"`
+	Pending    *ebpf.Map `ebpf:"pending"`
 	Ports      *ebpf.Map `ebpf:"ports"`
 	Revision   *ebpf.Map `ebpf:"revision"`
 	Subnets    *ebpf.Map `ebpf:"subnets"`
@@ -209,8 +232,10 @@ func (m *kernelMaps) Close() error {
 	return _KernelClose(
 		m.Handshakes,
 		m.Listeners,
+		m.Members,
 		m.Namespaces,
 		m.Notes,
+		m.Pending,
 		m.Ports,
 		m.Revision,
 		m.Subnets,
@@ -228,16 +253,19 @@ type kernelVariables struct {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
-	Bind4        *ebpf.Program `ebpf:"bind4"`
-	Bind6        *ebpf.Program `ebpf:"bind6"`
-	Carry        *ebpf.Program `ebpf:"carry"`
-	Connect4     *ebpf.Program `ebpf:"connect4"`
-	Connect6     *ebpf.Program `ebpf:"connect6"`
-	Getpeername4 *ebpf.Program `ebpf:"getpeername4"`
-	Getpeername6 *ebpf.Program `ebpf:"getpeername6"`
-	Getsockname4 *ebpf.Program `ebpf:"getsockname4"`
-	Getsockname6 *ebpf.Program `ebpf:"getsockname6"`
-	Inbound      *ebpf.Program `ebpf:"inbound"`
+	Bind4          *ebpf.Program `ebpf:"bind4"`
+	Bind6          *ebpf.Program `ebpf:"bind6"`
+	Carry          *ebpf.Program `ebpf:"carry"`
+	Connect4       *ebpf.Program `ebpf:"connect4"`
+	Connect6       *ebpf.Program `ebpf:"connect6"`
+	Getpeername4   *ebpf.Program `ebpf:"getpeername4"`
+	Getpeername6   *ebpf.Program `ebpf:"getpeername6"`
+	Getsockname4   *ebpf.Program `ebpf:"getsockname4"`
+	Getsockname6   *ebpf.Program `ebpf:"getsockname6"`
+	Inbound        *ebpf.Program `ebpf:"inbound"`
+	MemberConnect4 *ebpf.Program `ebpf:"member_connect4"`
+	MemberConnect6 *ebpf.Program `ebpf:"member_connect6"`
+	MemberInbound  *ebpf.Program `ebpf:"member_inbound"`
 }
 
 func (p *kernelPrograms) Close() error {
@@ -252,6 +280,9 @@ func (p *kernelPrograms) Close() error {
 		p.Getsockname4,
 		p.Getsockname6,
 		p.Inbound,
+		p.MemberConnect4,
+		p.MemberConnect6,
+		p.MemberInbound,
 	)
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,7 +23,7 @@ const DefaultPins = "/sys/fs/bpf/tulle"
 // loadRevision is of the programs in bpf/redirect.c, and has to grow with each
 // change of them. Maps never change shape: what a new revision needs besides is a
 // map of its own.
-const loadRevision = 1
+const loadRevision = 2
 
 // ErrNewer is returned where a newer Tulle has loaded its programs.
 var ErrNewer = errors.New("a newer tulle has loaded its eBPF programs; use that one, or take it down first: tulle down")
@@ -36,6 +37,8 @@ var ErrNewer = errors.New("a newer tulle has loaded its eBPF programs; use that 
 //	Pins/maps/NAME        what the programs share
 //	Pins/links/NAME       a program at the root of cgroup2
 //	Pins/inbound/COOKIE   sk_lookup of the network namespace of that cookie
+//	Pins/shared/COOKIE    the same, of a namespace that has Members
+//	Pins/members/NUMBER-4 connect4 at a Member's cgroup, and -6
 //
 // The methods may be called by anybody at any time: they take turns by a lock
 // on the folder.
@@ -54,6 +57,8 @@ func (n Node) pins() string {
 func (n Node) maps() string    { return filepath.Join(n.pins(), "maps") }
 func (n Node) links() string   { return filepath.Join(n.pins(), "links") }
 func (n Node) inbound() string { return filepath.Join(n.pins(), "inbound") }
+func (n Node) shared() string  { return filepath.Join(n.pins(), "shared") }
+func (n Node) members() string { return filepath.Join(n.pins(), "members") }
 
 // attachments are the programs at the root of cgroup2, by name. Those that make use
 // of what others note come first: while a kernel gets them, nothing is noted.
@@ -81,7 +86,7 @@ func (n Node) load(revision uint32) error {
 	if err := checkBPFFS(filepath.Dir(n.pins())); err != nil {
 		return err
 	}
-	for _, dir := range []string{n.pins(), n.maps(), n.links(), n.inbound()} {
+	for _, dir := range []string{n.pins(), n.maps(), n.links(), n.inbound(), n.shared(), n.members()} {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make a folder in the bpffs: %w", err)
 		}
@@ -132,41 +137,53 @@ func (n Node) exchange(revision uint32) error {
 			return err
 		}
 	}
-	cookies, err := n.cookies()
-	if err != nil {
+	if err := n.renewInstances(); err != nil {
 		return err
-	}
-	for _, cookie := range cookies {
-		if err := n.renewInbound(cookie); err != nil {
-			return err
-		}
 	}
 	return c.Maps["revision"].Put(uint32(0), revision)
 }
 
-// loadNode loads the programs for the root of cgroup2, and loadInbound the one for
-// the namespace of a cookie. The maps are pinned in the folder pins, or were
-// before; with "" they are this collection's own.
+// instances are the programs that are loaded once for each network namespace or
+// Member; all others are at the root of cgroup2.
+var instances = []string{progInbound, progMemberInbound, progMember4, progMember6}
+
+// Names of programs in bpf/redirect.c.
+const (
+	progInbound       = "inbound"
+	progMemberInbound = "member_inbound"
+	progMember4       = "member_connect4"
+	progMember6       = "member_connect6"
+)
+
+// loadNode loads the programs for the root of cgroup2, and loadInstance others, for
+// the namespace of a cookie or the Member of a number. The maps are pinned in the
+// folder pins, or were before; with "" they are this collection's own.
 func loadNode(pins string) (*ebpf.Collection, error) {
 	spec, err := loadKernel()
 	if err != nil {
 		return nil, err
 	}
-	delete(spec.Programs, "inbound")
+	for _, name := range instances {
+		delete(spec.Programs, name)
+	}
 	delete(spec.Maps, ".rodata")
 	delete(spec.Variables, "self")
 	return newCollection(spec, pins)
 }
 
-func loadInbound(pins string, cookie uint64) (*ebpf.Collection, error) {
+func loadInstance(pins string, self uint64, names ...string) (*ebpf.Collection, error) {
 	spec, err := loadKernel()
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.Variables["self"].Set(cookie); err != nil {
+	if err := spec.Variables["self"].Set(self); err != nil {
 		return nil, err
 	}
-	spec.Programs = map[string]*ebpf.ProgramSpec{"inbound": spec.Programs["inbound"]}
+	for name := range spec.Programs {
+		if !slices.Contains(names, name) {
+			delete(spec.Programs, name)
+		}
+	}
 	return newCollection(spec, pins)
 }
 
@@ -226,42 +243,66 @@ func renew(pin string, program *ebpf.Program) error {
 	return l.Update(program)
 }
 
-func (n Node) renewInbound(cookie uint64) error {
-	c, err := loadInbound(n.maps(), cookie)
+// renewInstances exchanges the programs of namespaces and Members.
+func (n Node) renewInstances() error {
+	for _, of := range []struct{ dir, suffix, program string }{
+		{n.inbound(), "", progInbound},
+		{n.shared(), "", progMemberInbound},
+		{n.members(), suffix4, progMember4},
+		{n.members(), suffix6, progMember6},
+	} {
+		numbers, err := numbers(of.dir, of.suffix)
+		if err != nil {
+			return err
+		}
+		for _, number := range numbers {
+			if err := n.renewInstance(pin(of.dir, number, of.suffix), number, of.program); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (n Node) renewInstance(pin string, number uint64, program string) error {
+	c, err := loadInstance(n.maps(), number, program)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	err = renew(n.inboundPin(cookie), c.Programs["inbound"])
+	err = renew(pin, c.Programs[program])
 	if errors.Is(err, unix.ENOLINK) {
-		return nil // the namespace has gone; Collect will find it
+		return nil // its namespace or cgroup has gone; Collect will find it
 	}
 	return err
 }
 
-func (n Node) inboundPin(cookie uint64) string {
-	return filepath.Join(n.inbound(), strconv.FormatUint(cookie, 10))
+// pin is the path of a link that belongs to a namespace or a Member.
+func pin(dir string, number uint64, suffix string) string {
+	return filepath.Join(dir, strconv.FormatUint(number, 10)+suffix)
 }
 
-// cookies returns the namespaces that have an inbound program, living or not.
-func (n Node) cookies() ([]uint64, error) {
-	entries, err := os.ReadDir(n.inbound())
+// numbers returns whose links are pinned in dir, living or not.
+func numbers(dir, suffix string) ([]uint64, error) {
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	var cookies []uint64
+	var found []uint64
 	for _, e := range entries {
-		if cookie, err := strconv.ParseUint(e.Name(), 10, 64); err == nil {
-			cookies = append(cookies, cookie)
+		name, ok := strings.CutSuffix(e.Name(), suffix)
+		if number, err := strconv.ParseUint(name, 10, 64); ok && err == nil {
+			found = append(found, number)
 		}
 	}
-	return cookies, nil
+	return found, nil
 }
 
-// Collect forgets the namespaces that have gone. Nothing else notices their going.
+// Collect forgets the namespaces and Members that have gone. Nothing else notices
+// their going.
 func (n Node) Collect() error {
 	unlock, err := n.lock()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -271,30 +312,47 @@ func (n Node) Collect() error {
 		return err
 	}
 	defer unlock()
-	cookies, err := n.cookies()
+	t, err := n.tables()
 	if err != nil {
 		return err
 	}
-	living := map[uint64]bool{}
-	var errs []error
-	for _, cookie := range cookies {
-		there, err := alive(n.inboundPin(cookie))
-		if err == nil && !there {
-			err = os.Remove(n.inboundPin(cookie))
-		}
-		living[cookie] = there || err != nil
-		errs = append(errs, err)
-	}
-	t, err := n.tables()
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
 	defer t.close()
-	// Also those that have no inbound program: an Apply or Remove that was killed.
-	return errors.Join(append(errs, t.forget(func(cookie uint64, _ uint32) bool { return !living[cookie] }))...)
+	return n.collect(t)
 }
 
-// alive tells whether the namespace of a pinned link still is.
+// collect is Collect for who has the lock.
+func (n Node) collect(t *tables) error {
+	living := map[uint64]bool{}
+	errs := []error{
+		sweep(n.members(), suffix4, living),
+		sweep(n.members(), suffix6, living),
+		sweep(n.inbound(), "", living),
+	}
+	// Also those that have no program: an Apply or Remove that was killed.
+	errs = append(errs, t.forgetMembers(func(number uint64) bool { return !living[number] }))
+	errs = append(errs, n.leaveShared(t), sweep(n.shared(), "", living))
+	errs = append(errs,
+		t.forget(func(number uint64, _ uint32) bool { return !living[number] }),
+		forgetKeys[uint64, int64](t.pending, func(cookie uint64, _ int64) bool { return !living[cookie] }))
+	return errors.Join(errs...)
+}
+
+// sweep removes pins of what has gone, and adds to living whose is still there.
+func sweep(dir, suffix string, living map[uint64]bool) error {
+	numbers, err := numbers(dir, suffix)
+	errs := []error{err}
+	for _, number := range numbers {
+		there, err := alive(pin(dir, number, suffix))
+		if err == nil && !there {
+			err = os.Remove(pin(dir, number, suffix))
+		}
+		living[number] = living[number] || there || err != nil
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// alive tells whether the namespace or cgroup of a pinned link still is.
 func alive(pin string) (bool, error) {
 	l, err := link.LoadPinnedLink(pin, nil)
 	if err != nil {
@@ -305,8 +363,11 @@ func alive(pin string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	ns := info.NetNs()
-	return ns != nil && ns.NetnsInode != 0, nil
+	if ns := info.NetNs(); ns != nil {
+		return ns.NetnsInode != 0, nil
+	}
+	cgroup := info.Cgroup()
+	return cgroup != nil && cgroup.CgroupId != 0, nil
 }
 
 // Remove detaches everything and removes the folder. Connections that had been
@@ -329,7 +390,7 @@ func (n Node) Remove() error {
 		}
 	}
 	var errs []error
-	for _, dir := range []string{n.inbound(), n.links()} {
+	for _, dir := range []string{n.members(), n.shared(), n.inbound(), n.links()} {
 		pins, err := filepath.Glob(filepath.Join(dir, "*"))
 		errs = append(errs, err)
 		for _, pin := range pins {

@@ -133,7 +133,8 @@ type Register struct {
 	Address4      string                 `protobuf:"bytes,7,opt,name=address4,proto3" json:"address4,omitempty"`
 	Address6      string                 `protobuf:"bytes,8,opt,name=address6,proto3" json:"address6,omitempty"`
 	Strict        bool                   `protobuf:"varint,9,opt,name=strict,proto3" json:"strict,omitempty"`
-	Remove        bool                   `protobuf:"varint,10,opt,name=remove,proto3" json:"remove,omitempty"` // --rm
+	Remove        bool                   `protobuf:"varint,10,opt,name=remove,proto3" json:"remove,omitempty"`                              // --rm
+	HostNetwork   bool                   `protobuf:"varint,11,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"` // it has no network namespace of its own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -234,6 +235,13 @@ func (x *Register) GetStrict() bool {
 func (x *Register) GetRemove() bool {
 	if x != nil {
 		return x.Remove
+	}
+	return false
+}
+
+func (x *Register) GetHostNetwork() bool {
+	if x != nil {
+		return x.HostNetwork
 	}
 	return false
 }
@@ -1022,7 +1030,7 @@ const file_tulle_v1_host_proto_rawDesc = "" +
 	"\bregister\x18\x01 \x01(\v2\x12.tulle.v1.RegisterH\x00R\bregister\x12*\n" +
 	"\x06status\x18\x02 \x01(\v2\x10.tulle.v1.StatusH\x00R\x06status\x12.\n" +
 	"\x05token\x18\x03 \x01(\v2\x16.tulle.v1.TokenRequestH\x00R\x05tokenB\t\n" +
-	"\amessage\"\xfa\x01\n" +
+	"\amessage\"\x9d\x02\n" +
 	"\bRegister\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05ports\x18\x02 \x03(\rR\x05ports\x12\x10\n" +
@@ -1034,7 +1042,8 @@ const file_tulle_v1_host_proto_rawDesc = "" +
 	"\baddress6\x18\b \x01(\tR\baddress6\x12\x16\n" +
 	"\x06strict\x18\t \x01(\bR\x06strict\x12\x16\n" +
 	"\x06remove\x18\n" +
-	" \x01(\bR\x06remove\"\x91\x01\n" +
+	" \x01(\bR\x06remove\x12!\n" +
+	"\fhost_network\x18\v \x01(\bR\vhostNetwork\"\x91\x01\n" +
 	"\x06Status\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x16\n" +
 	"\x06exited\x18\x02 \x01(\bR\x06exited\x12\x1b\n" +

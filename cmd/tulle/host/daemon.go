@@ -245,6 +245,9 @@ func (d *daemon) compose() error {
 	d.leases = &leases{
 		run: d.RunDir, state: d.state, tokens: tokens, grant: d.grant, log: d.Log, replicas: map[string]*held{},
 	}
+	if d.backend != mesh.RedirectEBPF {
+		d.leases.hostNetwork = fmt.Errorf("--network host takes the eBPF redirect, but this mesh redirects by %s (%s); see tulle check, then type: tulle down && tulle up --redirect ebpf", d.backend, d.reason)
+	}
 	gateways := make([]netip.Addr, 0, 2)
 	for _, n := range d.networks() {
 		gateways = append(gateways, gateway(n).Addr())

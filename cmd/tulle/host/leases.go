@@ -41,6 +41,8 @@ type leases struct {
 	tokens *identity.Tokens
 	grant  func(*discovery.Lease) *tullev1.Lease // what a replica has to know
 	log    *slog.Logger
+	// hostNetwork is why workloads cannot stay in the host's network; nil: they can.
+	hostNetwork error
 
 	mu       sync.Mutex
 	closing  bool
@@ -153,7 +155,7 @@ func (l *leases) enter(reg *tullev1.Register) (*held, error) {
 	}
 	h := &held{status: &tullev1.Status{}, stop: make(chan struct{}), gone: make(chan struct{})}
 	h.record = record{
-		Service: reg.GetService(), Strict: reg.GetStrict(), Remove: reg.GetRemove(), Command: reg.GetCommand(),
+		Service: reg.GetService(), Strict: reg.GetStrict(), Remove: reg.GetRemove(), OnHost: reg.GetHostNetwork(), Command: reg.GetCommand(),
 		Pid: int(reg.GetPid()), PidStart: start, Started: time.Now().Unix(),
 	}
 	for _, p := range reg.GetPorts() {
@@ -161,6 +163,9 @@ func (l *leases) enter(reg *tullev1.Register) (*held, error) {
 			return nil, status.Errorf(codes.InvalidArgument, "port %d: must be 1 to 65535", p)
 		}
 		h.record.Ports = append(h.record.Ports, uint16(p))
+	}
+	if err := l.checkHostNetworkLocked(&h.record, reg.GetReplica()); err != nil {
+		return nil, err
 	}
 	before := l.replicas[reg.GetReplica()]
 	if before != nil && !before.record.Exited {
@@ -182,6 +187,29 @@ func (l *leases) enter(reg *tullev1.Register) (*held, error) {
 	}
 	l.replicas[h.record.Replica] = h
 	return h, nil
+}
+
+// checkHostNetworkLocked refuses a record that cannot be in the host's network:
+// its ports are everybody's there. rejoining is the replica's name, if it has one.
+func (l *leases) checkHostNetworkLocked(r *record, rejoining string) error {
+	if !r.OnHost {
+		return nil
+	}
+	if l.hostNetwork != nil {
+		return status.Error(codes.FailedPrecondition, l.hostNetwork.Error())
+	}
+	for _, other := range l.replicas {
+		o := &other.record
+		if !o.OnHost || o.Exited || o.Replica == rejoining {
+			continue
+		}
+		for _, port := range r.Ports {
+			if slices.Contains(o.Ports, port) {
+				return status.Errorf(codes.AlreadyExists, "port %d of this host is %s's; choose another, or type: tulle stop %s", port, o.Replica, o.Service)
+			}
+		}
+	}
+	return nil
 }
 
 func joinStatus(err error) error {

@@ -22,7 +22,8 @@ type record struct {
 	Service  string     `json:"service"`
 	Ports    []uint16   `json:"ports,omitempty"`
 	Strict   bool       `json:"strict,omitempty"`
-	Remove   bool       `json:"remove,omitempty"` // --rm
+	Remove   bool       `json:"remove,omitempty"`  // --rm
+	OnHost   bool       `json:"on_host,omitempty"` // --network host
 	Command  []string   `json:"command"`
 	Addr4    netip.Addr `json:"address4"`
 	Addr6    netip.Addr `json:"address6"`
@@ -40,6 +41,9 @@ func (r *record) alive() bool { return !r.Exited && workload.Alive(r.Pid, r.PidS
 
 // sweep removes what a replica has left behind whose `tulle run` is gone.
 func (r *record) sweep() error {
+	if r.OnHost {
+		return workload.SweepHost(r.Replica, r.Pid, r.PidStart, BridgeName, r.Addr4, r.Addr6)
+	}
 	return workload.Sweep(r.Replica, r.Pid, r.PidStart, network.LinkName(r.Addr4))
 }
 

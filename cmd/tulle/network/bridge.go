@@ -3,6 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -69,6 +70,52 @@ func addAddresses(link netlink.Link, addresses ...netip.Prefix) error {
 		}
 	}
 	return nil
+}
+
+// AddMember gives the host the addresses of a replica that shares its network. As a
+// single one, and deprecated, neither is ever what a connection comes from that did
+// not ask for it.
+func AddMember(bridge string, addresses ...netip.Addr) error {
+	link, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", bridge, err)
+	}
+	for _, a := range addresses {
+		if !a.IsValid() {
+			continue
+		}
+		addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen()))}
+		if a.Is6() {
+			addr.Flags, addr.PreferedLft, addr.ValidLft = unix.IFA_F_NODAD, 0, math.MaxUint32
+		}
+		if err := netlink.AddrReplace(link, addr); err != nil {
+			return fmt.Errorf("add address %s to %s: %w", a, bridge, err)
+		}
+	}
+	return nil
+}
+
+// RemoveMember takes them away again. What is not there is no error.
+func RemoveMember(bridge string, addresses ...netip.Addr) error {
+	link, err := netlink.LinkByName(bridge)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, a := range addresses {
+		if !a.IsValid() {
+			continue
+		}
+		err := netlink.AddrDel(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen()))})
+		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			errs = append(errs, fmt.Errorf("remove address %s from %s: %w", a, bridge, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

@@ -22,12 +22,14 @@ const (
 
 // Masquerade lets workloads reach what the host can reach, under the host's
 // own addresses: whatever comes from the mesh's networks and leaves by another
-// interface than the bridge.
+// interface than the bridge. What the host says to itself does not leave.
 type Masquerade struct {
 	Backend  string
 	Bridge   string
 	Networks []netip.Prefix
 }
+
+const loopback = "lo"
 
 // table is ours alone, so that removing it removes exactly what we added.
 const table = "tulle-host"
@@ -48,6 +50,7 @@ func (m Masquerade) Add() error {
 	})
 	for _, n := range m.Networks {
 		exprs := append(matchSource(n), matchInterface(expr.MetaKeyOIFNAME, expr.CmpOpNeq, m.Bridge)...)
+		exprs = append(exprs, matchInterface(expr.MetaKeyOIFNAME, expr.CmpOpNeq, loopback)...)
 		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(exprs, &expr.Masq{})})
 	}
 	if err := c.Flush(); err != nil {
@@ -220,7 +223,7 @@ func (m Masquerade) addIPTables() error {
 		if rules.Len() == 0 {
 			continue
 		}
-		text := fmt.Sprintf("*nat\n:%s - [0:0]\n-A POSTROUTING -j %s\n%sCOMMIT\n", chainName, chainName, rules.String())
+		text := fmt.Sprintf("*nat\n:%[1]s - [0:0]\n-A POSTROUTING -j %[1]s\n-A %[1]s -o %[2]s -j RETURN\n%[3]sCOMMIT\n", chainName, loopback, rules.String())
 		if err := restore(f.restore, text); err != nil {
 			return err
 		}

@@ -33,10 +33,23 @@ func NewNamespace(name string) (*Namespace, error) {
 	return n, nil
 }
 
+// Here returns the namespace that the process itself is in, which gets no name. The
+// caller must Close it.
+func Here() (*Namespace, error) {
+	t, err := startThread(func() error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	return &Namespace{Thread: t}, nil
+}
+
 // Another starts one more thread in the namespace, whose other attributes are
 // its own. The caller must Close it.
 func (n *Namespace) Another() (*Thread, error) {
 	return startThread(func() error {
+		if n.Path == "" {
+			return nil
+		}
 		f, err := os.Open(n.Path)
 		if err != nil {
 			return err
@@ -101,6 +114,9 @@ func reusePorts() error {
 // Close ends the namespace's first thread and removes the name.
 func (n *Namespace) Close() error {
 	n.Thread.Close()
+	if n.Name == "" {
+		return nil
+	}
 	return RemoveNamespace(n.Name)
 }
 

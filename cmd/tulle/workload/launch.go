@@ -17,10 +17,10 @@ import (
 // by the processes it starts, so no helper program has to set them up.
 
 // privateFiles gives the calling thread, and what it starts, a view of the
-// file system of their own: the workload's resolv.conf, a /sys that shows the
-// workload's interfaces, and no local resolver service that would answer names
-// past the mesh.
-func privateFiles(resolvConf string) error {
+// file system of their own: the workload's resolv.conf, in a network of its own a
+// /sys that shows the workload's interfaces, and no local resolver service that would
+// answer names past the mesh.
+func privateFiles(resolvConf string, ownNetwork bool) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare mount namespace: %w", err)
 	}
@@ -28,8 +28,10 @@ func privateFiles(resolvConf string) error {
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make / a slave mount: %w", err)
 	}
-	if err := freshSys(); err != nil {
-		return err
+	if ownNetwork {
+		if err := freshSys(); err != nil {
+			return err
+		}
 	}
 	// Our copies of other workloads' namespaces would keep those alive.
 	names, err := filepath.Glob(filepath.Join(network.NamespaceDir, "*"))

@@ -3,6 +3,7 @@ package workload
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/network"
+	"github.com/tulle-mesh/tulle/cni/redirect"
 )
 
 // A workload ends when its command does; nothing that it started may live on.
@@ -171,6 +173,15 @@ func Sweep(replica string, pid int, start uint64, link string) error {
 		KillRemains(CgroupFor(replica, pid, start), filepath.Join(network.NamespaceDir, name)),
 		network.DeleteLink(link),
 		network.RemoveNamespace(name),
+	)
+}
+
+// SweepHost is Sweep for a replica in the host's network.
+func SweepHost(replica string, pid int, start uint64, bridge string, addresses ...netip.Addr) error {
+	return errors.Join(
+		KillRemains(CgroupFor(replica, pid, start), ""),
+		redirect.Node{}.Collect(),
+		network.RemoveMember(bridge, addresses...),
 	)
 }
 

@@ -44,6 +44,7 @@ type replica struct {
 	ns       *network.Namespace
 	wire     network.Wire
 	backend  redirect.Backend // to Remove; nil: there is no need to
+	leave    func() error     // the host's network; nil: it is not in there
 	aside    *network.Thread  // the proxy's
 	proxy    *proxy
 	group    Cgroup
@@ -79,7 +80,7 @@ func (r *replica) up(ctx context.Context) error {
 	// The proxy gets its certificate while the rest is done.
 	proxied := make(chan error, 1)
 	go func() { proxied <- r.startProxy(ctx) }()
-	err := r.ns.Do(func() error { return privateFiles(r.conf.path) })
+	err := r.ns.Do(func() error { return privateFiles(r.conf.path, !r.config.HostNetwork) })
 	if err != nil {
 		err = fmt.Errorf("%s: %w", r.name(), err)
 	}
@@ -97,7 +98,7 @@ func (r *replica) writeFiles() error {
 			servers = append(servers, addr)
 		}
 	}
-	r.conf, err = newResolvConf(filepath.Join(r.dir, "resolv.conf"), dns.ParseResolvConf(string(host)), servers, r.lease.Grant.DnsDomain)
+	r.conf, err = newResolvConf(filepath.Join(r.dir, "resolv.conf"), dns.ParseResolvConf(string(host)), servers, r.names.addr.Addr(), r.lease.Grant.DnsDomain)
 	if err != nil {
 		return err
 	}
@@ -114,6 +115,9 @@ func (r *replica) connect() error {
 	var err error
 	if r.wire, err = wireOf(g); err != nil {
 		return err
+	}
+	if r.config.HostNetwork {
+		return r.connectHost()
 	}
 	if r.ns, err = network.NewNamespace(NamespaceName(g.Replica)); err != nil {
 		return err
@@ -158,6 +162,9 @@ func wireOf(g *tullev1.Lease) (network.Wire, error) {
 
 // redirect runs on the namespace's thread.
 func (r *replica) redirect() error {
+	if r.config.HostNetwork {
+		return r.redirectHost()
+	}
 	backend, _, err := redirect.Pick(r.lease.Grant.Redirect, nil)
 	if err != nil {
 		return err
@@ -178,14 +185,18 @@ func (r *replica) startProxy(ctx context.Context) error {
 	if r.config.Strict {
 		policy = "strict"
 	}
+	var shared []string
+	if r.config.HostNetwork {
+		shared = r.proxyAddresses()
+	}
 	p := &proxy{
 		name: g.Replica, program: r.config.Proxy, roots: filepath.Join(r.dir, "roots.pem"),
-		args: []string{
+		args: append([]string{
 			"--workload", g.Replica, "--service", g.Service, "--identity", g.Identity,
 			"--control", g.ControlAddress, "--roots-file", fmt.Sprintf("/proc/self/fd/%d", rootsFD),
 			"--networks", strings.Join(g.Networks, ","), "--redirect", g.Redirect, "--policy", policy,
 			"--token-fd", strconv.Itoa(tokenFD), "--ready-fd", strconv.Itoa(readyFD),
-		},
+		}, shared...),
 		thread: r.aside, tokens: r.lease.Token, log: r.log, note: r.note,
 		started: func(pid int) {
 			r.proxyPID.Store(int64(pid))
@@ -383,7 +394,9 @@ func (r *replica) down() error {
 	if r.aside != nil {
 		r.aside.Close()
 	}
-	if r.ns != nil && r.wire.Link != "" {
+	if r.config.HostNetwork {
+		errs = append(errs, r.leaveHost())
+	} else if r.ns != nil && r.wire.Link != "" {
 		errs = append(errs, network.DeleteLink(r.wire.Link)) // before the redirect: what may still live gets nowhere
 	}
 	if r.backend != nil {

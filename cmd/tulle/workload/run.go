@@ -25,12 +25,14 @@ type Config struct {
 	Replicas int
 	Add      bool // to a service that runs already
 	Strict   bool // only the mesh's own clients may call
-	Remove   bool // leave no trace after the end
-	Detached bool // output goes to the replica's log
-	User     string
-	Env      []string // "KEY=VALUE", on top of Environ
-	Environ  []string
-	Command  []string
+	// HostNetwork leaves the command in the host's network.
+	HostNetwork bool
+	Remove      bool // leave no trace after the end
+	Detached    bool // output goes to the replica's log
+	User        string
+	Env         []string // "KEY=VALUE", on top of Environ
+	Environ     []string
+	Command     []string
 
 	Stdin  io.Reader
 	Stdout io.Writer
@@ -54,6 +56,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Replicas < 1 || c.Replicas > 1000 {
 		errs = append(errs, fmt.Errorf("--replicas %d: must be 1 to 1000", c.Replicas))
+	}
+	if c.HostNetwork {
+		errs = append(errs, c.checkHostNetwork())
 	}
 	return errors.Join(errs...)
 }
@@ -148,7 +153,7 @@ func (r *runner) join() error {
 	for i := range r.Replicas {
 		reg := &tullev1.Register{
 			Service: r.Service, Add: r.Add || i > 0, Pid: int32(os.Getpid()), Command: r.Command,
-			Strict: r.Strict, Remove: r.Remove,
+			Strict: r.Strict, Remove: r.Remove, HostNetwork: r.HostNetwork,
 		}
 		for _, p := range r.Ports {
 			reg.Ports = append(reg.Ports, uint32(p))
@@ -161,6 +166,10 @@ func (r *runner) join() error {
 			return err
 		}
 		rep.lease, rep.names.domain = lease, lease.Grant.DnsDomain
+		rep.names.addr = standInAddr
+		if p, err := netip.ParsePrefix(lease.Grant.Address4); err == nil && r.HostNetwork {
+			rep.names.addr = standInOf(p.Addr())
+		}
 		rep.dir = filepath.Join(r.RunDir, "workloads", lease.Grant.Replica)
 		r.replicas = append(r.replicas, rep)
 		r.leased.Go(func() { lease.Run(r.leases) })

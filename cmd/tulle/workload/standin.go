@@ -20,6 +20,7 @@ var standInAddr = netip.MustParseAddrPort("127.0.0.84:53")
 type standIn struct {
 	names     dns.Names
 	domain    string
+	addr      netip.AddrPort // where it serves
 	upstreams func() []netip.AddrPort
 	conf      resolvConf
 
@@ -59,7 +60,7 @@ func (s *standIn) adjustLocked() {
 		var server *dns.Server
 		err := s.thread.Do(func() (err error) {
 			server, err = dns.Listen(dns.Config{
-				Listen: []netip.AddrPort{standInAddr}, Domain: s.domain, Names: s.names, Upstreams: s.upstreams,
+				Listen: []netip.AddrPort{s.addr}, Domain: s.domain, Names: s.names, Upstreams: s.upstreams,
 			})
 			return err
 		})
@@ -91,11 +92,11 @@ type resolvConf struct {
 }
 
 // newResolvConf writes the file.
-func newResolvConf(path string, host dns.ResolvConf, servers []netip.Addr, domain string) (resolvConf, error) {
+func newResolvConf(path string, host dns.ResolvConf, servers []netip.Addr, standIn netip.Addr, domain string) (resolvConf, error) {
 	c := resolvConf{
 		path:    path,
-		usual:   []byte(host.ForWorkload(append(slices.Clone(servers), standInAddr.Addr()), domain)),
-		standIn: []byte(host.ForWorkload(append([]netip.Addr{standInAddr.Addr()}, servers...), domain)),
+		usual:   []byte(host.ForWorkload(append(slices.Clone(servers), standIn), domain)),
+		standIn: []byte(host.ForWorkload(append([]netip.Addr{standIn}, servers...), domain)),
 	}
 	return c, os.WriteFile(path, c.usual, 0o644)
 }

@@ -1,0 +1,302 @@
+package redirect
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/tulle-mesh/tulle/mesh"
+)
+
+// Member is a workload in a network namespace that it shares with others who are
+// not meshed: a service that stays in the network of its host. What the processes
+// of its cgroup connect to goes to its proxy, and so does what others open to the
+// ports that it names. Nobody else in the namespace notices.
+//
+// The proxy listens on mesh.OutboundPort and mesh.InboundPort of the member's own
+// addresses, and has to begin so after Enter. It runs outside the cgroup, as
+// mesh.ProxyUID, and has to connect to the application on behalf of somebody
+// always: that is what tells its connections to these ports from those of others.
+type Member struct {
+	Cgroup             string         // directory of a cgroup2
+	Address4, Address6 netip.Addr     // the namespace has them for this member; Address6 may be zero
+	Networks           []netip.Prefix // are called from these addresses, others from the namespace's
+	Ports              []int          // what others open there goes to the proxy
+}
+
+// PortTakenError is a port of another Member.
+type PortTakenError struct{ Port int }
+
+func (e *PortTakenError) Error() string {
+	return fmt.Sprintf("port %d of this host is another workload's of the mesh; choose another, or stop that one (tulle ps)", e.Port)
+}
+
+// Suffixes of the links at a member's cgroup. A bpffs takes no dots.
+const (
+	suffix4 = "-4"
+	suffix6 = "-6"
+)
+
+// ofCgroup tells the numbers of members from cookies of namespaces.
+const ofCgroup = 1 << 63
+
+// Validate reports everything that is wrong with the member.
+func (m Member) Validate() error {
+	var errs []error
+	if !m.Address4.Is4() {
+		errs = append(errs, fmt.Errorf("address %s: must be an IPv4 address", m.Address4))
+	}
+	if m.Address6.IsValid() && (!m.Address6.Is6() || m.Address6.Is4In6()) {
+		errs = append(errs, fmt.Errorf("address %s: must be an IPv6 address", m.Address6))
+	}
+	errs = append(errs, checkPorts("member's", m.Ports)...)
+	errs = append(errs, checkSubnets(m.Networks)...)
+	for _, port := range []int{mesh.OutboundPort, mesh.InboundPort} {
+		if slices.Contains(m.Ports, port) {
+			errs = append(errs, fmt.Errorf("port %d: is the proxy's own; choose another", port))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Enter makes the calling thread's network namespace a shared one, and m a member
+// of it, until leave is called or the cgroup has gone and Collect was called. A
+// port that another member has named is a PortTakenError.
+func (n Node) Enter(m Member) (leave func() error, err error) {
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	var dir syscall.Stat_t
+	if err := syscall.Stat(m.Cgroup, &dir); err != nil {
+		return nil, fmt.Errorf("cgroup %s: %w", m.Cgroup, err)
+	}
+	number := ofCgroup | dir.Ino // on 64 bits the inode is the cgroup's id, which is never used again
+	err = n.change(func(t *tables) error {
+		if err := n.collect(t); err != nil {
+			return err
+		}
+		return n.enter(t, m, number)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() error { return n.leave(number) }, nil
+}
+
+func (n Node) enter(t *tables, m Member, number uint64) error {
+	netns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
+	cookie, err := netnsCookie()
+	if err != nil {
+		return err
+	}
+	own, sources, err := hostAddresses(m.Networks)
+	if err != nil {
+		return err
+	}
+	steps := []func() error{
+		func() error { return t.share(cookie, sources) },
+		func() error { return t.claimMember(cookie, number, m) },
+		func() error { return t.enterMember(number, m, own) },
+		func() error { return n.attachNetns(netns, cookie, n.shared(), progMemberInbound) },
+		func() error { return n.attachMember(m.Cgroup, number) },
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return errors.Join(err, n.expel(t, number))
+		}
+	}
+	return nil
+}
+
+// leave is the opposite of enter; what has left already does not matter.
+func (n Node) leave(number uint64) error {
+	err := n.change(func(t *tables) error { return n.expel(t, number) })
+	if errors.Is(err, errNotLoaded) {
+		return nil
+	}
+	return err
+}
+
+func (n Node) expel(t *tables, number uint64) error {
+	return errors.Join(
+		t.forgetMembers(func(other uint64) bool { return other == number }),
+		detach(pin(n.members(), number, suffix4)),
+		detach(pin(n.members(), number, suffix6)),
+		t.forget(func(other uint64, _ uint32) bool { return other == number }),
+		n.leaveShared(t))
+}
+
+// leaveShared takes from shared namespaces that have no member any more what made
+// them shared ones.
+func (n Node) leaveShared(t *tables) error {
+	cookies, err := numbers(n.shared(), "")
+	if err != nil {
+		return err
+	}
+	inhabited := map[uint64]bool{}
+	if err := eachEntry(t.members, func(k kernelMemberKey, _ uint64) { inhabited[k.Netns] = true }); err != nil {
+		return err
+	}
+	var errs []error
+	for _, cookie := range cookies {
+		if !inhabited[cookie] {
+			errs = append(errs, detach(pin(n.shared(), cookie, "")))
+		}
+	}
+	errs = append(errs, t.forget(func(cookie uint64, generation uint32) bool { return generation == 0 && !inhabited[cookie] }))
+	return errors.Join(errs...)
+}
+
+func (n Node) attachMember(cgroup string, number uint64) error {
+	c, err := loadInstance(n.maps(), number, progMember4, progMember6)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for _, a := range []struct {
+		program, suffix string
+		at              ebpf.AttachType
+	}{{progMember4, suffix4, ebpf.AttachCGroupInet4Connect}, {progMember6, suffix6, ebpf.AttachCGroupInet6Connect}} {
+		l, err := link.AttachCgroup(link.CgroupOptions{Path: cgroup, Attach: a.at, Program: c.Programs[a.program]})
+		if err != nil {
+			return fmt.Errorf("attach eBPF program %s to %s: %w", a.program, cgroup, err)
+		}
+		err = l.Pin(pin(n.members(), number, a.suffix))
+		_ = l.Close()
+		if err != nil {
+			return fmt.Errorf("pin eBPF program %s: %w", a.program, err)
+		}
+	}
+	return nil
+}
+
+// hostAddresses returns the addresses of the thread's network namespace that are
+// nobody's in particular, and one of each family for calls that leave the mesh. In
+// the mesh's networks members have single addresses; the one with a prefix is the gateway.
+func hostAddresses(networks []netip.Prefix) (own, sources []netip.Addr, err error) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, nil, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range list {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil {
+			continue
+		}
+		meshed := slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(p.Addr()) })
+		if meshed && p.IsSingleIP() {
+			continue
+		}
+		own = append(own, p.Addr())
+		if !meshed && p.Addr().IsGlobalUnicast() {
+			sources = append(sources, p.Addr())
+		}
+	}
+	return own, sources, nil
+}
+
+// share makes a namespace a shared one, or brings that up to date.
+func (t *tables) share(cookie uint64, sources []netip.Addr) error {
+	var before kernelNamespace
+	switch err := t.namespaces.Lookup(cookie, &before); {
+	case err == nil && before.Generation != 0:
+		return errors.New("this network namespace is a workload's own")
+	case err != nil && !errors.Is(err, ebpf.ErrKeyNotExist):
+		return err
+	}
+	entry := kernelNamespace{ProxyUid: mesh.ProxyUID, OutboundPort: mesh.OutboundPort, InboundPort: mesh.InboundPort}
+	entry.setSources(sources)
+	for _, port := range []uint16{mesh.OutboundPort, mesh.InboundPort, mesh.AdminPort} { // where proxies listen
+		if err := t.ports.Put(kernelPortKey{Netns: cookie, Direction: dirInbound, Port: port}, uint8(1)); err != nil {
+			return err
+		}
+	}
+	return t.namespaces.Put(cookie, entry)
+}
+
+// setSources takes the first address of each family.
+func (e *kernelNamespace) setSources(addresses []netip.Addr) {
+	for _, a := range addresses {
+		switch {
+		case !a.IsGlobalUnicast():
+		case a.Is4() && e.Source4 == 0:
+			e.Source4 = words(a)[3]
+		case a.Is6() && e.Source6.Word == [4]uint32{}:
+			e.Source6.Word = words(a)
+		}
+	}
+}
+
+// claimMember takes ports and addresses.
+func (t *tables) claimMember(cookie, number uint64, m Member) error {
+	for _, port := range m.Ports {
+		key := kernelMemberKey{Netns: cookie, Port: uint16(port)}
+		err := t.members.Update(key, number, ebpf.UpdateNoExist)
+		if errors.Is(err, ebpf.ErrKeyExist) {
+			return &PortTakenError{port}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, a := range []netip.Addr{m.Address4, m.Address6, loopbackBase(m.Address4)} {
+		if !a.IsValid() {
+			continue
+		}
+		key := kernelMemberKey{Netns: cookie}
+		key.Address.Word = words(a)
+		if err := t.members.Put(key, number); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loopbackBase is where a member's connections go by: 127.X.Y.0 of one whose address
+// ends in X.Y, kept apart by discovery for as many members as there can be.
+func loopbackBase(a netip.Addr) netip.Addr {
+	b := a.As4()
+	return netip.AddrFrom4([4]byte{127, b[2], b[3], 0})
+}
+
+func (t *tables) enterMember(number uint64, m Member, own []netip.Addr) error {
+	entry := kernelNamespace{Generation: 1, ProxyUid: mesh.ProxyUID, OutboundPort: mesh.OutboundPort, InboundPort: mesh.InboundPort}
+	entry.setSources([]netip.Addr{m.Address4, m.Address6})
+	for _, p := range m.Networks {
+		if err := t.subnets.Put(subnetKey(number, entry.Generation, p), kindMesh); err != nil {
+			return err
+		}
+	}
+	for _, a := range own {
+		if err := t.subnets.Put(subnetKey(number, entry.Generation, netip.PrefixFrom(a, a.BitLen())), kindOwn); err != nil {
+			return err
+		}
+	}
+	return t.namespaces.Put(number, entry)
+}
+
+func (t *tables) forgetMembers(which func(number uint64) bool) error {
+	return forgetKeys[kernelMemberKey, uint64](t.members, func(_ kernelMemberKey, number uint64) bool { return which(number) })
+}
+
+// eachEntry works on a map that nobody changes meanwhile.
+func eachEntry[K, V any](m *ebpf.Map, do func(K, V)) error {
+	var key K
+	var value V
+	entries := m.Iterate()
+	for entries.Next(&key, &value) {
+		do(key, value)
+	}
+	return entries.Err()
+}
