@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	mathrand "math/rand/v2"
 	"net/url"
 	"sync"
@@ -34,6 +35,27 @@ func ServerTLS(a *Authority, id mesh.ID) *tls.Config {
 		},
 		// A proxy connects once in an hour; what resumption saves is not worth its secrets.
 		SessionTicketsDisabled: true,
+	}
+}
+
+// ReplicaTLS returns the TLS side of a replica of the control plane that calls
+// another one: both prove to be the control plane.
+func ReplicaTLS(a *Authority) *tls.Config {
+	control := mesh.ControlID(a.TrustDomain())
+	own := &ownLeaf{authority: a, names: x509.Certificate{URIs: []*url.URL{control.URL()}}}
+	return &tls.Config{
+		MinVersion:           tls.VersionTLS13,
+		CurvePreferences:     []tls.CurveID{tls.X25519MLKEM768},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own.get(nil) },
+		InsecureSkipVerify:   true, // VerifyConnection does more
+		VerifyConnection: func(state tls.ConnectionState) error {
+			roots := a.Roots()
+			got, err := mesh.VerifyPeer(state.PeerCertificates, roots.Pool, roots.TrustDomain, x509.ExtKeyUsageServerAuth, a.Now())
+			if err == nil && got != control {
+				err = fmt.Errorf("another replica shows the identity %s", got)
+			}
+			return err
+		},
 	}
 }
 

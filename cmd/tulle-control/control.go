@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -75,6 +77,7 @@ type control struct {
 
 	proxies   *grpc.Server
 	page      *dashboard.Site // nil: switched off
+	relay     *relay          // with page
 	servers   []*server
 	listeners []net.Listener // not yet handed over
 }
@@ -199,11 +202,12 @@ func (p *control) skipped(namespace string, o inject.Owner, reason string) {
 }
 
 func (p *control) composeDashboard() error {
-	collector, err := dashboard.NewCollector(dashboard.Config{PeerID: peerID, MaxProxies: 10_000, Log: p.Log})
+	collector, err := dashboard.NewCollector(dashboard.Config{PeerID: reporter, MaxProxies: 10_000, Log: p.Log})
 	if err != nil {
 		return err
 	}
-	tullev1.RegisterTelemetryServer(p.proxies, collector)
+	p.relay = &relay{local: collector, first: p.gatherer, dial: dialReplica(p.authority)}
+	tullev1.RegisterTelemetryServer(p.proxies, p.relay)
 	page, err := dashboard.Handler(dashboard.HandlerConfig{
 		Collector: collector,
 		Inventory: func(context.Context) (*tullev1.ListResponse, error) { return p.source.Inventory(), nil },
@@ -218,12 +222,15 @@ func (p *control) composeDashboard() error {
 	return nil
 }
 
-func peerID(ctx context.Context) (mesh.ID, error) {
-	id, ok := identity.PeerID(ctx)
-	if !ok {
-		return mesh.ID{}, errors.New("the caller proved no identity")
+// gatherer returns where the replica is that gathers what proxies report; "":
+// it is this one. A replica that is not in the cluster's lists is alone.
+func (p *control) gatherer() string {
+	replicas := p.source.Replicas(p.Namespace, cluster.Control)
+	own, err := os.Hostname() // the pod's name
+	if err != nil || len(replicas) == 0 || replicas[0].Pod == own {
+		return ""
 	}
-	return id, nil
+	return netip.AddrPortFrom(replicas[0].Addr, mesh.ControlPort).String()
 }
 
 func httpServer(h http.Handler, conf *tls.Config) *http.Server {
@@ -273,6 +280,7 @@ func (p *control) run(ctx context.Context) error {
 	}
 	if p.page != nil {
 		start("dashboard's view", func() error { return p.page.Run(background) })
+		start("relay", func() error { return p.relay.Run(background) })
 	}
 	start("authority", func() error { return p.keeper.Run(background) })
 	start("cluster", func() error { return p.source.Run(background) })

@@ -108,8 +108,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// status reads a figure of a process, in KiB.
-func status(t *testing.T, pid int, name string) (kib int) {
+// memory reads a figure of a process, in KiB.
+func memory(t *testing.T, pid int, name string) (kib int) {
 	t.Helper()
 	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -146,9 +146,9 @@ func TestMemory(t *testing.T) {
 		defer a.mu.Unlock()
 		return len(a.roots) == 20
 	})
-	eventually(t, "at most 60 MB resident", func() bool { return status(t, r.pid, "VmRSS") <= 60_000 })
+	eventually(t, "at most 60 MB resident", func() bool { return memory(t, r.pid, "VmRSS") <= 60_000 })
 	t.Logf("resident: %d KiB, of which %d of its own; at most %d",
-		status(t, r.pid, "VmRSS"), status(t, r.pid, "RssAnon"), status(t, r.pid, "VmHWM"))
+		memory(t, r.pid, "VmRSS"), memory(t, r.pid, "RssAnon"), memory(t, r.pid, "VmHWM"))
 }
 
 // The API server calls the webhook, by the bundle that it was given.

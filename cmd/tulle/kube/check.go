@@ -6,6 +6,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +28,7 @@ type step struct {
 }
 
 var (
-	before = []step{{"cluster", (*cluster).checkAPI}, {"rights", (*cluster).checkRights}}
+	before = []step{{"cluster", (*cluster).checkAPI}, {"rights", (*cluster).checkRights}, {"nodes", (*cluster).checkRuntimes}}
 	after  = []step{
 		{"cluster", (*cluster).checkAPI}, {"control plane", (*cluster).checkControl}, {"identity", (*cluster).checkIdentity},
 		{"injector", (*cluster).checkInjector}, {"nodes", (*cluster).checkNodes}, {"namespaces", (*cluster).checkNamespaces},
@@ -44,6 +46,9 @@ func Check(ctx context.Context, env *command.Env, t Target, pre bool) ([]check.R
 	defer cancel()
 	return c.check(ctx, pre), nil
 }
+
+// startTime is how long a pod's proxy may take before it is worth a word.
+const startTime = 30 * time.Second
 
 // checkTimeout bounds all checks together.
 const checkTimeout = time.Minute
@@ -179,6 +184,36 @@ func (c *cluster) checkInjector(ctx context.Context) []check.Result {
 	return failed("webhook", fmt.Errorf("it has no caBundle yet, so the API server cannot trust it"), "the control plane writes it; see its log")
 }
 
+// annotating are the container runtimes that hand a pod's annotations on to CNI
+// plugins, as what tells a meshed pod from others.
+var annotating = []string{"containerd", "cri-o"}
+
+func (c *cluster) checkRuntimes(ctx context.Context) []check.Result {
+	nodes, err := c.client.CoreV1().Nodes().List(ctx, everything)
+	if err != nil {
+		return failed("runtimes", c.explain(err), "")
+	}
+	return []check.Result{runtimes(nodes.Items)}
+}
+
+func runtimes(nodes []corev1.Node) check.Result {
+	count := map[string]int{}
+	for _, n := range nodes {
+		name, _, _ := strings.Cut(n.Status.NodeInfo.ContainerRuntimeVersion, "://")
+		count[name]++
+	}
+	r := check.Result{Check: "runtimes", Verdict: check.OK}
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(count)) {
+		all = append(all, fmt.Sprintf("%s on %d", name, count[name]))
+		if !slices.Contains(annotating, name) {
+			r.Verdict, r.Fix = check.Warning, "it may not hand pods' annotations on to CNI plugins, and then no meshed pod starts there; type: tulle install --no-cni"
+		}
+	}
+	r.Detail = strings.Join(all, ", ") + " of the nodes"
+	return r
+}
+
 func (c *cluster) checkNodes(ctx context.Context) []check.Result {
 	nodes, err := c.client.CoreV1().Nodes().List(ctx, everything)
 	if err != nil {
@@ -198,7 +233,7 @@ func (c *cluster) checkNodes(ctx context.Context) []check.Result {
 			r.Detail += "; " + trouble
 		}
 	}
-	return []check.Result{r}
+	return []check.Result{r, runtimes(nodes.Items)}
 }
 
 func (c *cluster) checkNamespaces(ctx context.Context) []check.Result {
@@ -224,6 +259,7 @@ func (c *cluster) checkNamespace(ctx context.Context, n *corev1.Namespace) check
 		return failed(n.Name, err, "")[0]
 	}
 	var meshed, ready, without int
+	var waiting *corev1.Pod
 	for _, p := range pods {
 		switch {
 		case hasProxy(p) && proxyReady(p):
@@ -231,6 +267,9 @@ func (c *cluster) checkNamespace(ctx context.Context, n *corev1.Namespace) check
 			ready++
 		case hasProxy(p):
 			meshed++
+			if time.Since(p.CreationTimestamp.Time) > startTime {
+				waiting = p
+			}
 		case !optedOut(p) && p.Status.Phase == corev1.PodRunning:
 			without++
 		}
@@ -240,6 +279,9 @@ func (c *cluster) checkNamespace(ctx context.Context, n *corev1.Namespace) check
 		policy = names.Strict
 	}
 	r := ok(n.Name, "%s, %d pods with a proxy, %d of them ready", policy, meshed, ready)
+	if waiting != nil {
+		r.Verdict, r.Fix = check.Warning, fmt.Sprintf("see why with: kubectl -n %s logs %s -c %s", n.Name, waiting.Name, names.ProxyContainer)
+	}
 	if without > 0 {
 		r.Verdict, r.Fix = check.Warning, "give them one with: tulle mesh "+n.Name
 		r.Detail += fmt.Sprintf(", %d without", without)

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +10,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -89,12 +92,16 @@ type tunnel struct {
 	count atomic.Int64
 }
 
-// tunnel opens one to a replica of the control plane that is ready.
+// tunnel opens one to the replica of the control plane that gathers what the
+// proxies report: of those that are ready the one that started first.
 func (c *cluster) tunnel(ctx context.Context) (*tunnel, error) {
 	pods, err := c.client.CoreV1().Pods(names.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + names.Control})
 	if err != nil {
 		return nil, c.explain(err)
 	}
+	slices.SortFunc(pods.Items, func(a, b corev1.Pod) int {
+		return cmp.Or(started(a).Compare(started(b)), cmp.Compare(a.Name, b.Name))
+	})
 	for i := range pods.Items {
 		if p := &pods.Items[i]; p.DeletionTimestamp == nil && ready(p) {
 			return c.tunnelTo(p)
@@ -104,6 +111,13 @@ func (c *cluster) tunnel(ctx context.Context) (*tunnel, error) {
 		return nil, notInstalled(c)
 	}
 	return nil, command.WithHint(errors.New("the cluster's control plane is not ready"), "type: tulle check")
+}
+
+func started(p corev1.Pod) time.Time {
+	if p.Status.StartTime == nil {
+		return time.Now()
+	}
+	return p.Status.StartTime.Time
 }
 
 func ready(p *corev1.Pod) bool {

@@ -266,6 +266,7 @@ func (c *cluster) prune(ctx context.Context, env *command.Env, wanted []*unstruc
 	if err != nil {
 		return err
 	}
+	slices.Reverse(all) // what others need goes last
 	for _, o := range all {
 		if slices.ContainsFunc(wanted, func(w *unstructured.Unstructured) bool { return name(w) == name(o) }) {
 			continue

@@ -3,6 +3,7 @@ package kube
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -10,7 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/check"
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	"github.com/tulle-mesh/tulle/cmd/tulle/kube/chart"
 )
 
 // cli runs a command of the table.
@@ -115,5 +120,57 @@ func TestInject(t *testing.T) {
 	code, _, stderr = cli(t, nil, "kind: [", "inject", "-f", "-")
 	if code != 1 || !strings.Contains(stderr, "not valid YAML") {
 		t.Errorf("exit %d\n%s", code, stderr)
+	}
+}
+
+func TestRuntimes(t *testing.T) {
+	node := func(runtime string) corev1.Node {
+		return corev1.Node{Status: corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{ContainerRuntimeVersion: runtime}}}
+	}
+	for _, c := range []struct {
+		nodes   []corev1.Node
+		verdict check.Verdict
+		want    string
+	}{
+		{[]corev1.Node{node("containerd://1.6.20~ds1"), node("containerd://2.1.0")}, check.OK, "containerd on 2 of the nodes"},
+		{[]corev1.Node{node("cri-o://1.34.0"), node("containerd://2.1.0")}, check.OK, "containerd on 1, cri-o on 1 of the nodes"},
+		{[]corev1.Node{node("docker://26.1.5"), node("containerd://2.1.0")}, check.Warning, "containerd on 1, docker on 1 of the nodes"},
+	} {
+		if r := runtimes(c.nodes); r.Verdict != c.verdict || r.Detail != c.want || (r.Fix != "") != (c.verdict == check.Warning) {
+			t.Errorf("%+v, want %s", r, c.want)
+		}
+	}
+}
+
+// What was asked for at the installation is kept as a note: no more than that,
+// and all of it.
+func TestNote(t *testing.T) {
+	w := wish{sets: command.List{"registry=example.com/mesh", "control.resources.limits.memory=1Gi"}, ha: true, autoMesh: "team in (a,b)"}
+	objects, err := w.noted(strings.NewReader(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	note := ""
+	for _, o := range objects {
+		note += o.GetAnnotations()[valuesNote]
+	}
+	if want := `{"autoMesh":"team in (a,b)","control":{"replicas":3,"resources":{"limits":{"memory":"1Gi"}}},"registry":"example.com/mesh"}`; note != want {
+		t.Errorf("%s, want %s", note, want)
+	}
+	before, err := chart.ParseValues([]byte(note))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := wish{before: before, sets: command.List{"tag=next"}}
+	values, err := again.values(strings.NewReader(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if values["tag"] != "next" || values["autoMesh"] != "team in (a,b)" || fmt.Sprint(values["control"].(map[string]any)["replicas"]) != "3" {
+		t.Errorf("%v", values)
+	}
+	unknown := wish{before: chart.Values{"gone": 1}}
+	if _, err := unknown.values(strings.NewReader("")); err == nil || !strings.Contains(err.Error(), "no such value: gone") {
+		t.Errorf("a value that this version does not know: %v", err)
 	}
 }
