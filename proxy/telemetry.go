@@ -74,7 +74,9 @@ func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) erro
 	cancel := func() { end(nil) }
 	defer cancel()
 	unbind := context.AfterFunc(ctx, cancel)
-	stream, err := client.Attach(life, grpc.WaitForReady(true))
+	// Until the control plane says something, which it may never do, gRPC would keep
+	// what is sent for another attempt: 1.3 MB. report makes that attempt.
+	stream, err := client.Attach(life, grpc.WaitForReady(true), grpc.MaxRetryRPCBufferSize(0))
 	if err != nil {
 		return err
 	}

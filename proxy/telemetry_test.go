@@ -7,15 +7,19 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
@@ -484,5 +488,66 @@ func (f attachFunc) Attach(context.Context, ...grpc.CallOption) (grpc.BidiStream
 func TestRSS(t *testing.T) {
 	if n := rss(); n < 1<<20 || n > 1<<40 {
 		t.Errorf("%d bytes", n)
+	}
+}
+
+// silentTelemetry takes everything and says nothing.
+type silentTelemetry struct {
+	tullev1.UnimplementedTelemetryServer
+}
+
+func (silentTelemetry) Attach(stream grpc.BidiStreamingServer[tullev1.ProxyMessage, tullev1.ControlMessage]) error {
+	for {
+		if _, err := stream.Recv(); err != nil {
+			return err
+		}
+	}
+}
+
+// askedFor keeps the options of a call instead of making it.
+type askedFor struct{ options []grpc.CallOption }
+
+func (a *askedFor) Attach(_ context.Context, options ...grpc.CallOption) (grpc.BidiStreamingClient[tullev1.ProxyMessage, tullev1.ControlMessage], error) {
+	a.options = options
+	return nil, errors.New("not now")
+}
+
+// TestReportsAreNotKept: what has been sent is garbage, though the control plane
+// has nothing to say.
+func TestReportsAreNotKept(t *testing.T) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	tullev1.RegisterTelemetryServer(server, silentTelemetry{})
+	go func() { _ = server.Serve(ln) }()
+	defer server.Stop()
+	conn, err := grpc.NewClient("passthrough:///"+ln.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var asked askedFor
+	if err := newQuietProxy().attach(t.Context(), &asked); err == nil {
+		t.Fatal("it has a stream")
+	}
+	stream, err := tullev1.NewTelemetryClient(conn).Attach(t.Context(), asked.options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const sent = 100
+	var freed atomic.Int64
+	for range sent {
+		r := &tullev1.Report{Proxy: &tullev1.ProxyStats{RssBytes: 1}}
+		runtime.AddCleanup(r, func(struct{}) { freed.Add(1) }, struct{}{})
+		if err := stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: r}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for end := time.Now().Add(30 * time.Second); freed.Load() < sent*9/10; runtime.GC() {
+		if time.Now().After(end) {
+			t.Fatalf("of %d reports, %d are kept", sent, sent-freed.Load())
+		}
 	}
 }
