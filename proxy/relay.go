@@ -36,8 +36,8 @@ type connEnd struct {
 
 func (e *connEnd) next(size int) (*tcp.Buffer, int, error) {
 	if e.in != nil && e.in.len() > 0 {
-		buf := tcp.NewBuffer(bulk)
-		n := copy(buf.B[stream.HeaderLen:bulk], e.in.bytes())
+		buf := tcp.NewBuffer(stream.HeaderLen + e.in.len())
+		n := copy(buf.B[stream.HeaderLen:], e.in.bytes())
 		e.in.take(n)
 		e.in.release()
 		return buf, n, nil
@@ -46,7 +46,7 @@ func (e *connEnd) next(size int) (*tcp.Buffer, int, error) {
 		return e.tcp.Next(stream.HeaderLen, size)
 	}
 	buf := tcp.NewBuffer(size)
-	n, err := e.conn.Read(buf.B[stream.HeaderLen:size])
+	n, err := e.conn.Read(buf.B[stream.HeaderLen:min(size, len(buf.B))])
 	if n == 0 {
 		buf.Free()
 		return nil, 0, err
@@ -76,8 +76,9 @@ func (e *streamEnd) next(size int) (*tcp.Buffer, int, error) {
 	if err := e.Wait(); err != nil {
 		return nil, 0, err
 	}
-	buf := tcp.NewBuffer(stream.HeaderLen + e.Left())
-	n, err := e.Read(buf.B[stream.HeaderLen:])
+	size = min(size, stream.HeaderLen+e.Left())
+	buf := tcp.NewBuffer(size)
+	n, err := e.Read(buf.B[stream.HeaderLen:min(size, len(buf.B))])
 	if n == 0 {
 		buf.Free()
 		return nil, 0, err
@@ -128,8 +129,25 @@ func (e *muxEnd) under() *tcp.Conn  { return nil } // it is not its own
 // deliver what came before the reset.
 const stuckPatience = 500 * time.Millisecond
 
-// bulk is what is read at once from a side that has much to send: a frame.
-const bulk = stream.HeaderLen + stream.MaxPayload
+// What is read at once from a side that sends much, and from one that sends
+// faster than that is taken: a frame.
+const (
+	large = 64 << 10
+	bulk  = stream.HeaderLen + stream.MaxPayload
+)
+
+// nextSize is how much to read at once after n bytes have come where there was
+// room for size: as much as keeps coming.
+func nextSize(n, size int) int {
+	n += stream.HeaderLen
+	switch {
+	case n >= large:
+		return bulk
+	case n == size || size == bulk:
+		return large
+	}
+	return size
+}
 
 // flow is one direction of a relay.
 type flow struct {
@@ -243,7 +261,7 @@ func (p *Proxy) watchEnd(e end, call func(kind uint32)) *watched {
 // run moves bytes until src ends or dst does not take them.
 func (f *flow) run() error {
 	if src, ok := f.src.(*connEnd); ok && src.in != nil && src.in.len() > 0 {
-		buf, n, err := src.next(bulk)
+		buf, n, err := src.next(large)
 		return f.runFrom(buf, n, err)
 	}
 	if err := f.splice(); err != nil {
@@ -262,9 +280,7 @@ func (f *flow) run() error {
 		if err != nil {
 			return f.finish(err)
 		}
-		if n == size-stream.HeaderLen {
-			size = bulk // it fills small ones: bulk
-		}
+		size = nextSize(n, size)
 	}
 }
 

@@ -29,7 +29,7 @@ type Conn struct {
 	raw   *tcp.Buffer // ciphertext read and not opened, and plaintext not yet taken
 	r, w  int         // ciphertext: raw.B[r:w]
 	plain []byte      // of raw.B
-	large bool        // records come in bulk: read many at once
+	size  int         // how much to read at once: as much as keeps coming
 	empty int         // records without data since the last one with data
 	ended error
 
@@ -96,7 +96,7 @@ const (
 	alertWarning    = 1
 	maxRecords      = 1 << 24 // under one key; AES-GCM allows 2^24.5 full ones (section 5.5)
 	maxEmpty        = 16      // records without data in a row: a peer could keep us busy with them
-	recordsPerWrite = 4
+	recordsPerWrite = 16
 )
 
 // keyUpdate is the message before the sender's next key; no answer is asked for
@@ -124,8 +124,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 			c.plain = c.plain[n:]
 			total += n
 		}
-		// Go on as long as there is room for all of a record that is already here.
-		if total > 0 && (total == len(p) || c.ended != nil || !c.whole()) {
+		// Go on as long as there is room for a record that is already here.
+		if total > 0 && (total == len(p) || c.ended != nil || !c.whole() && !c.more()) {
 			c.release()
 			return total, nil //nolint:nilerr // the next call returns c.ended
 		}
@@ -175,6 +175,29 @@ func (c *Conn) Next(room, size int) (*tcp.Buffer, int, error) {
 	return buf, n, nil
 }
 
+// more reads the rest of a record, and those behind it, if they have come
+// meanwhile: what comes in bulk shall leave in few writes.
+func (c *Conn) more() bool {
+	if c.size != tcp.Huge || c.r == c.w {
+		return false
+	}
+	c.room(headerLen + maxCiphertext)
+	n, err := c.Conn.More(c.raw.B[c.w:])
+	c.w += n
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.ended = unexpected(err)
+	}
+	return c.whole()
+}
+
+// unexpected is what an error of the connection below means here.
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
 // whole reports whether a whole record is in raw.
 func (c *Conn) whole() bool {
 	if c.w-c.r < headerLen {
@@ -213,47 +236,62 @@ func (c *Conn) fill() error {
 
 // readRaw reads once; need is the size of the record that c.r begins.
 func (c *Conn) readRaw(need int) error {
+	var n, room int
 	var err error
-	switch {
-	case c.r == c.w:
+	if c.r == c.w {
 		c.release()
-		size := tcp.Small
-		if c.large {
-			size = tcp.Large
+		c.r, c.w = 0, 0
+		size := max(c.size, tcp.Small)
+		if c.raw, n, err = c.Conn.Next(0, size); err == nil {
+			room = min(size, len(c.raw.B))
 		}
-		c.raw, c.w, err = c.Conn.Next(0, size)
-		c.r = 0
-		c.large = c.w == size
-	default:
+	} else {
 		c.room(need)
-		var n int
+		room = len(c.raw.B) - c.w
 		n, err = c.Conn.Read(c.raw.B[c.w:])
+	}
+	if n > 0 {
 		c.w += n
-		if n > 0 {
-			err = nil
-		}
+		c.adapt(n, room)
+		return nil
 	}
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
+	return unexpected(err)
 }
 
-// room makes space for a record of need bytes at c.r.
+// adapt chooses how much to read next time, after n bytes have come where there
+// was room for so many.
+func (c *Conn) adapt(n, room int) {
+	switch {
+	case n == room && len(c.raw.B) >= tcp.Large:
+		c.size = tcp.Huge
+	case n > tcp.Large:
+	case n == room || n >= tcp.Small:
+		c.size = tcp.Large
+	case c.w == n: // not just the rest of a record
+		c.size = tcp.Small
+	}
+}
+
+// room makes space for a record of need bytes at c.r and, if much comes, for
+// those behind it.
 func (c *Conn) room(need int) {
-	if len(c.raw.B)-c.r >= need && c.w < len(c.raw.B) {
+	buf := c.raw
+	if want := max(need, c.size); len(buf.B) < want {
+		if larger := tcp.NewBuffer(want); len(larger.B) > len(buf.B) {
+			buf = larger
+		} else {
+			larger.Free() // there are many such already
+		}
+	}
+	if buf == c.raw && len(buf.B)-c.r >= need && c.w <= len(buf.B)/2 {
 		return
 	}
-	if len(c.raw.B) >= need {
-		c.w = copy(c.raw.B, c.raw.B[c.r:c.w])
-		c.r = 0
-		return
-	}
-	larger := tcp.NewBuffer(need)
-	c.w = copy(larger.B, c.raw.B[c.r:c.w])
+	c.w = copy(buf.B, c.raw.B[c.r:c.w])
 	c.r = 0
-	c.raw.Free()
-	c.raw = larger
+	if buf != c.raw {
+		c.raw.Free()
+		c.raw = buf
+	}
 }
 
 // release gives the buffer back once nothing is in it.
@@ -327,8 +365,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 	sent := 0
 	for sent < len(p) {
-		n := min(len(p)-sent, recordsPerWrite*maxPlaintext)
-		if err := c.writeLocked(recordData, p[sent:sent+n]); err != nil {
+		n, err := c.writeLocked(recordData, p[sent:])
+		if err != nil {
 			return sent, err
 		}
 		sent += n
@@ -346,8 +384,7 @@ func (c *Conn) Offer(p []byte) (taken int, sent bool, err error) {
 		return 0, false, net.ErrClosed
 	}
 	for taken < len(p) {
-		n := min(len(p)-taken, recordsPerWrite*maxPlaintext)
-		buf, size, err := c.sealLocked(recordData, p[taken:taken+n])
+		buf, size, n, err := c.sealLocked(recordData, p[taken:])
 		if err != nil {
 			return taken, false, err
 		}
@@ -381,26 +418,35 @@ func (c *Conn) finishLocked() error {
 	return err
 }
 
-// writeLocked sends p as records of a kind, in one write.
-func (c *Conn) writeLocked(kind byte, p []byte) error {
+// writeLocked sends as much of p as leaves in one write, as records of a kind,
+// and returns how much that was.
+func (c *Conn) writeLocked(kind byte, p []byte) (taken int, err error) {
 	if err := c.finishLocked(); err != nil {
-		return err
+		return 0, err
 	}
-	buf, n, err := c.sealLocked(kind, p)
+	buf, n, taken, err := c.sealLocked(kind, p)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer buf.Free()
 	if _, err = c.Conn.Write(buf.B[:n]); err != nil {
 		c.closed = true // half a record may be out: nothing can follow it
 	}
+	return taken, err
+}
+
+// closeNotifyLocked tells the peer that nothing more comes.
+func (c *Conn) closeNotifyLocked() error {
+	_, err := c.writeLocked(recordAlert, []byte{alertWarning, alertClose})
 	return err
 }
 
-// sealLocked makes records of a kind out of p, in a buffer that the caller frees.
-func (c *Conn) sealLocked(kind byte, p []byte) (buf *tcp.Buffer, n int, err error) {
-	records := (len(p) + maxPlaintext - 1) / maxPlaintext
-	buf = tcp.NewBuffer(len(p) + records*overhead + len(keyUpdate) + overhead)
+// sealLocked makes records of a kind out of as much of p as one write shall
+// take, in a buffer that the caller frees: buf.B[:n].
+func (c *Conn) sealLocked(kind byte, p []byte) (buf *tcp.Buffer, n, taken int, err error) {
+	size := min(len(p), recordsPerWrite*maxPlaintext)
+	records := (size + maxPlaintext - 1) / maxPlaintext
+	buf = tcp.NewBuffer(size + records*overhead + len(keyUpdate) + overhead)
 	defer func() {
 		if err != nil {
 			buf.Free()
@@ -412,17 +458,20 @@ func (c *Conn) sealLocked(kind byte, p []byte) (buf *tcp.Buffer, n int, err erro
 			err = c.out.update()
 		}
 		if err != nil {
-			return buf, 0, err
+			return buf, 0, 0, err
 		}
 	}
-	for len(p) > 0 {
-		size := min(len(p), maxPlaintext)
-		if b, err = c.out.seal(b, kind, p[:size]); err != nil {
-			return buf, 0, err
+	for taken < size {
+		one := p[taken:min(taken+maxPlaintext, size)]
+		if len(b)+len(one)+overhead > len(buf.B) {
+			break // it is smaller than was asked for
 		}
-		p = p[size:]
+		if b, err = c.out.seal(b, kind, one); err != nil {
+			return buf, 0, 0, err
+		}
+		taken += len(one)
 	}
-	return buf, len(b), nil
+	return buf, len(b), taken, nil
 }
 
 // CloseWrite tells the peer that nothing more comes: close_notify, then FIN.
@@ -433,7 +482,7 @@ func (c *Conn) CloseWrite() error {
 		return nil
 	}
 	c.closed = true
-	if err := c.writeLocked(recordAlert, []byte{alertWarning, alertClose}); err != nil {
+	if err := c.closeNotifyLocked(); err != nil {
 		return err
 	}
 	return c.Conn.CloseWrite()
@@ -447,7 +496,7 @@ func (c *Conn) Close() error {
 		if !c.closed {
 			c.closed = true
 			_ = c.Conn.SetWriteDeadline(time.Now().Add(closePatience))
-			_ = c.writeLocked(recordAlert, []byte{alertWarning, alertClose})
+			_ = c.closeNotifyLocked()
 		}
 		c.mu.Unlock()
 	}

@@ -159,6 +159,47 @@ func readPieces(r io.Reader, random *rand.Rand) ([]byte, error) {
 	}
 }
 
+// Bulk arrives as it was sent whether or not there are buffers for large
+// pieces of it, and in pieces that follow how much comes.
+func TestConnBulk(t *testing.T) {
+	for _, rich := range []bool{true, false} {
+		var held []*tcp.Buffer
+		for !rich && (len(held) == 0 || len(held[len(held)-1].B) == tcp.Huge) {
+			held = append(held, tcp.NewBuffer(tcp.Huge))
+		}
+		client, server := connPair(t)
+		sent := make([]byte, 8<<20)
+		for i := range sent {
+			sent[i] = byte(i * i >> 8)
+		}
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			if n, err := client.Write(sent); n != len(sent) || err != nil {
+				t.Errorf("Write = %d, %v", n, err)
+			}
+			_ = client.CloseWrite()
+		})
+		got, piece := []byte{}, make([]byte, 256<<10)
+		for {
+			n, err := server.Read(piece)
+			got = append(got, piece[:n]...)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		sending.Wait()
+		if !bytes.Equal(got, sent) {
+			t.Errorf("rich %v: %d bytes came, which differ from the %d that were sent", rich, len(got), len(sent))
+		}
+		for _, b := range held {
+			b.Free()
+		}
+	}
+}
+
 // The end of the TCP connection is not the end of the bytes.
 func TestConnCutOff(t *testing.T) {
 	ours, theirs := peerOf(t, "server", 0)

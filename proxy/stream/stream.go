@@ -53,8 +53,8 @@ const (
 const HeaderLen = 4
 
 // MaxPayload bounds what one frame carries: header and payload fill exactly
-// four TLS records (RFC 8446 section 5.1), which leave in one write.
-const MaxPayload = 64<<10 - HeaderLen
+// sixteen TLS records (RFC 8446 section 5.1), which leave in one write.
+const MaxPayload = 256<<10 - HeaderLen
 
 const maxOpen = 64 // bytes of an OPEN payload
 

@@ -33,6 +33,7 @@ type Conn struct {
 	// Arguments and results of the functions below, which are bound once so
 	// that no call allocates. Those of reading, of writing and of peeking.
 	onNext, onRead func(fd uintptr) bool
+	onMore         func(fd uintptr) bool
 	got            *Buffer
 	room, size     int
 	in             []byte
@@ -55,7 +56,7 @@ func New(c *net.TCPConn) (*Conn, error) {
 		return nil, err
 	}
 	t := &Conn{TCPConn: c, Raw: raw}
-	t.onNext, t.onRead, t.onWrite, t.onOffer, t.onPeek = t.tryNext, t.tryRead, t.tryWrite, t.tryOffer, t.tryPeek
+	t.onNext, t.onRead, t.onMore, t.onWrite, t.onOffer, t.onPeek = t.tryNext, t.tryRead, t.tryMore, t.tryWrite, t.tryOffer, t.tryPeek
 	return t, nil
 }
 
@@ -105,12 +106,32 @@ func (t *Conn) tryRead(fd uintptr) (done bool) {
 	return done
 }
 
+// More reads what there is, without waiting: n is 0 if that is nothing.
+func (t *Conn) More(p []byte) (n int, err error) {
+	if t.Ahead() > 0 || len(p) == 0 {
+		return t.takeAhead(p), nil
+	}
+	t.in, t.n, t.readErr = p, 0, nil
+	err = t.Raw.Read(t.onMore)
+	t.in = nil
+	if err == nil {
+		err = t.readErr
+	}
+	return t.n, err
+}
+
+// tryMore is tryRead that never parks.
+func (t *Conn) tryMore(fd uintptr) bool {
+	t.tryRead(fd)
+	return true
+}
+
 // Next waits for bytes and returns at most size-room of them in a buffer,
 // behind room free ones. While it waits there is no buffer. The caller frees it.
 func (t *Conn) Next(room, size int) (*Buffer, int, error) {
 	if t.Ahead() > 0 {
 		buf := NewBuffer(size)
-		return buf, t.takeAhead(buf.B[room:size]), nil
+		return buf, t.takeAhead(buf.upTo(room, size)), nil
 	}
 	t.room, t.size, t.readErr = room, size, nil
 	err := t.Raw.Read(t.onNext)
@@ -129,7 +150,7 @@ func (t *Conn) Next(room, size int) (*Buffer, int, error) {
 // tryNext reads into a fresh buffer, which it keeps only if there was something.
 func (t *Conn) tryNext(fd uintptr) (done bool) {
 	buf := NewBuffer(t.size)
-	if t.n, t.readErr, done = read(fd, buf.B[t.room:t.size]); done {
+	if t.n, t.readErr, done = read(fd, buf.upTo(t.room, t.size)); done {
 		t.got = buf
 	} else {
 		buf.Free()
