@@ -539,9 +539,9 @@ func TestReportsAreNotKept(t *testing.T) {
 	const sent = 100
 	var freed atomic.Int64
 	for range sent {
-		r := &tullev1.Report{Proxy: &tullev1.ProxyStats{RssBytes: 1}}
-		runtime.AddCleanup(r, func(struct{}) { freed.Add(1) }, struct{}{})
-		if err := stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: r}}); err != nil {
+		m := &tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Report{Report: make([]byte, 100)}}
+		runtime.AddCleanup(m, func(struct{}) { freed.Add(1) }, struct{}{})
+		if err := stream.Send(m); err != nil {
 			t.Fatal(err)
 		}
 	}
