@@ -380,21 +380,30 @@ func writeError(w http.ResponseWriter, status int, message string) {
 func named(items any, name string) any {
 	switch rows := items.(type) {
 	case []Service:
-		return only(rows, func(r Service) bool { return r.Name == name })
+		return only(rows, func(r Service) bool { return means(name, r.Name) })
 	case []Edge:
-		return only(rows, func(r Edge) bool { return r.Source == name || r.Destination == name })
+		return only(rows, func(r Edge) bool { return means(name, r.Source, r.Destination) })
 	case []Replica:
-		return only(rows, func(r Replica) bool { return r.Service == name || r.Workload == name })
+		return only(rows, func(r Replica) bool { return means(name, r.Service, r.Workload) })
 	case []Proxy:
-		return only(rows, func(r Proxy) bool { return r.Service == name || r.Workload == name })
+		return only(rows, func(r Proxy) bool { return means(name, r.Service, r.Workload) })
 	case []Workload:
-		return only(rows, func(r Workload) bool { return r.Service == name || r.Replica == name })
+		return only(rows, func(r Workload) bool { return means(name, r.Service, r.Replica) })
 	case []Identity:
 		return only(rows, func(r Identity) bool {
-			return r.Name == name || r.Identity == name || slices.ContainsFunc(r.Holders, func(h HolderView) bool { return h.Workload == name })
+			return means(name, r.Name, r.Identity) || slices.ContainsFunc(r.Holders, func(h HolderView) bool { return means(name, h.Workload) })
 		})
 	}
 	return items
+}
+
+// means tells whether what was asked for is any of several names; "*.shop" is
+// all in the namespace shop.
+func means(asked string, names ...string) bool {
+	if below, ok := strings.CutPrefix(asked, "*"); ok && strings.HasPrefix(below, ".") {
+		return slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, below) })
+	}
+	return slices.Contains(names, asked)
 }
 
 func only[T any](rows []T, keep func(T) bool) []T {

@@ -313,3 +313,22 @@ func TestFramesAreMadeOnceASecond(t *testing.T) {
 		}
 	})
 }
+
+func TestMeans(t *testing.T) {
+	for _, tt := range []struct {
+		asked string
+		names []string
+		want  bool
+	}{
+		{"web", []string{"client", "web"}, true},
+		{"web", []string{"web.shop"}, false},
+		{"*.shop", []string{"client", "web.shop"}, true},
+		{"*.shop", []string{"web.workshop", "shop"}, false},
+		{"*", []string{"web"}, false},
+		{"*", []string{"*"}, true},
+	} {
+		if got := means(tt.asked, tt.names...); got != tt.want {
+			t.Errorf("%q of %q: %v", tt.asked, tt.names, got)
+		}
+	}
+}

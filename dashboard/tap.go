@@ -48,7 +48,7 @@ type Event struct {
 
 // Filter says which events a reader wants. The zero Filter wants all.
 type Filter struct {
-	Service    string        // called, or calling
+	Service    string        // or workload, called or calling
 	Client     string        // calling service, identity or address
 	Method     string        // any case
 	PathPrefix string        //
@@ -58,8 +58,8 @@ type Filter struct {
 }
 
 func (f Filter) wants(e *Event) bool {
-	return (f.Service == "" || f.Service == e.Service || f.Service == e.Source) &&
-		(f.Client == "" || f.Client == e.Source || f.Client == e.SourceIdentity || f.Client == e.SourceAddress || f.Client == e.SourceWorkload) &&
+	return (f.Service == "" || means(f.Service, e.Service, e.Source, e.Workload, e.SourceWorkload)) &&
+		(f.Client == "" || means(f.Client, e.Source, e.SourceIdentity, e.SourceAddress, e.SourceWorkload)) &&
 		(f.Method == "" || strings.EqualFold(f.Method, e.Method)) &&
 		strings.HasPrefix(e.Path, f.PathPrefix) &&
 		f.wantsStatus(e) &&

@@ -70,6 +70,7 @@ func TestTapFilters(t *testing.T) {
 		"service":           {Filter{Service: "web"}, true},
 		"calling service":   {Filter{Service: "client"}, true},
 		"other service":     {Filter{Service: "db"}, false},
+		"other namespace":   {Filter{Service: "*.shop"}, false},
 		"client":            {Filter{Client: "client"}, true},
 		"client's identity": {Filter{Client: testID("client").String()}, true},
 		"other client":      {Filter{Client: "web"}, false},

@@ -43,11 +43,12 @@ func (t *Target) Flags(f *command.Flags) {
 
 // cluster is a connection to a Kubernetes cluster.
 type cluster struct {
-	name    string // of the context
-	config  *rest.Config
-	client  kubernetes.Interface
-	dynamic dynamic.Interface
-	mapper  meta.ResettableRESTMapper
+	name      string // of the context
+	namespace string // of the context, "default" if it says none
+	config    *rest.Config
+	client    kubernetes.Interface
+	dynamic   dynamic.Interface
+	mapper    meta.ResettableRESTMapper
 }
 
 // connect reads the kubeconfig. It does not talk to the cluster yet.
@@ -70,6 +71,9 @@ func (t Target) connect(env *command.Env) (*cluster, error) {
 	c := &cluster{name: raw.CurrentContext, config: config}
 	if t.context != "" {
 		c.name = t.context
+	}
+	if c.namespace, _, err = loader.Namespace(); err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
 	if c.client, err = kubernetes.NewForConfig(config); err != nil {
 		return nil, err

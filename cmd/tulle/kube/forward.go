@@ -61,6 +61,7 @@ func overForward(ctx context.Context, env *command.Env, name string, args []stri
 	if err != nil {
 		return err
 	}
+	args = inMeshTerms(args, c.namespace)
 	t, err := c.tunnel(ctx)
 	if err != nil {
 		return err

@@ -312,7 +312,7 @@ func (c *cluster) mayChange(i *installation) error {
 	if i == nil || i.release == "" {
 		return nil
 	}
-	return command.WithHint(fmt.Errorf("Helm has installed Tulle %s in cluster %s", i.version, c.name), //nolint:staticcheck // Helm is a name
+	return command.WithHint(fmt.Errorf("Helm has installed Tulle %s in cluster %s", i.version, c.name),
 		"type: helm upgrade "+i.release+" CHART")
 }
 
