@@ -95,7 +95,7 @@ func (l *links) dial(d *dialing) {
 	k.used = k.born
 	if err == nil {
 		k.tcp = s.tcp
-		k.Link = mux.New(s.conn.(*mtls.Conn), mux.Config{Left: func() { l.remove(k) }})
+		k.Link = mux.New(s.conn.(*mtls.Conn), mux.Config{Left: func() { l.remove(k) }, Growth: l.up.proxy.windows})
 	}
 	l.mu.Lock()
 	d.err, l.dialing = err, nil
@@ -166,7 +166,8 @@ func (in *inbound) link(ctx context.Context, over *mtls.Conn) {
 	counters := in.edge(mesh.HTTP1)
 	var l *mux.Link
 	l = mux.New(over, mux.Config{
-		Serve: func(s *mux.Stream) { in.session(ctx, s, counters) },
+		Serve:  func(s *mux.Stream) { in.session(ctx, s, counters) },
+		Growth: in.proxy.windows,
 		Interrupted: func() error { // the tracker wants the connection to end
 			in.track.expect(0, false) // takes the interruption back
 			if in.proxy.draining() || l.Streams() == 0 {

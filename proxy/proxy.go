@@ -15,6 +15,7 @@ import (
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/mtls"
+	"github.com/tulle-mesh/tulle/proxy/mux"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
@@ -46,7 +47,10 @@ type Config struct {
 	Log   *slog.Logger
 }
 
-const defaultDrain = 5 * time.Second
+const (
+	defaultDrain = 5 * time.Second
+	windowGrowth = 64 << 20 // bytes that sessions over long paths may hold beyond what each begins with, together
+)
 
 // Validate reports all that is wrong with the configuration.
 func (c *Config) Validate() error {
@@ -89,6 +93,7 @@ type Proxy struct {
 	probes    map[string]Probe               // by name; constant
 	hangups   *hangups
 	conns     tracker
+	windows   *mux.Growth
 	own       []netip.Addr // addresses of the workload; constant once running
 
 	showsClients bool // to applications; constant once running
@@ -109,7 +114,7 @@ func New(c Config) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{config: c, log: c.Log, start: time.Now(), silence: silence, parkAfter: parkAfter}
+	p := &Proxy{config: c, log: c.Log, start: time.Now(), silence: silence, parkAfter: parkAfter, windows: mux.NewGrowth(windowGrowth)}
 	p.redirected = make(chan struct{})
 	p.seenRedirected = sync.OnceFunc(func() { close(p.redirected) })
 	p.probes = make(map[string]Probe, len(c.Probes))

@@ -173,7 +173,7 @@ func TestReportsTellWhatChanged(t *testing.T) {
 				Bucket: []uint32{uint32(mesh.BucketOf(3 * time.Millisecond)), uint32(mesh.BucketOf(70 * time.Millisecond))},
 				Count:  []uint64{1, 1},
 			},
-			Number: 1,
+			Number:   1,
 			Outcomes: map[string]uint64{"app-failure": 1}, Statuses: map[uint32]uint64{200: 1, 503: 1},
 		}
 		if got := reports[0].Edges[0]; !proto.Equal(got, want) {

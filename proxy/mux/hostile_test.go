@@ -55,7 +55,7 @@ func TestMalformed(t *testing.T) {
 		{"reset for no reason", slices.Concat(data(1, 1), frame(frameReset, 1, 3)), false},
 		{"short window", slices.Concat(data(1, 1), frame(frameWindow, 1, 0, 0, 1)), false},
 		{"window of nothing", slices.Concat(data(1, 1), frame(frameWindow, 1, 0, 0, 0, 0)), false},
-		{"window of too much", slices.Concat(data(1, 1), frame(frameWindow, 1, 0, 0, 0, 1)), false},
+		{"window of too much", slices.Concat(data(1, 1), frame(frameWindow, 1, 0, maxWindow>>16, 0, 0)), false},
 		{"huge window", slices.Concat(data(1, 1), frame(frameWindow, 1, 255, 255, 255, 255)), false},
 		{"leave of a stream", frame(frameLeave, 1), false},
 		{"stream zero", slices.Concat(data(1, 1), frame(frameReset, 7, 0)), false},

@@ -14,8 +14,8 @@
 //
 // A stream is over when both sides have sent FIN, or one RESET. (There is a RESET
 // that says no more than that its sender has stopped reading.) Each side takes
-// window bytes of a stream ahead, and more as they are read: whoever reads
-// slowly slows the stream's sender and nobody else. LEAVE asks the dialling side
+// some bytes of a stream ahead (see window.go), and more as they are read: whoever
+// reads slowly slows the stream's sender and nobody else. LEAVE asks the dialling side
 // to open no more streams; once it has answered with LEAVE, the last stream
 // closes the connection.
 //
@@ -37,7 +37,6 @@ const (
 	// MaxStreams is how many streams a link carries at a time.
 	MaxStreams = 128
 
-	window     = 128 << 10 // bytes that a stream's reader takes ahead
 	enoughOut  = 64 << 10  // unsent bytes that are worth a write of their own
 	maxOut     = 128 << 10 // and beyond which writers wait
 	maxControl = 4 << 20   // unsent bytes, of answers to a peer that does not read them, beyond which it is given up
@@ -60,6 +59,8 @@ type Config struct {
 	// Interrupted decides what to do about a read deadline that has passed: go
 	// on reading if it returns nil, else end with the error. May be nil.
 	Interrupted func() error
+	// Growth is what the windows of all links may grow by; nil: nothing.
+	Growth *Growth
 }
 
 // Link is one side of a connection that carries streams. Its methods are safe
@@ -73,6 +74,7 @@ type Link struct {
 	r, w    int
 	large   bool // much comes at once: read with a large buffer
 	serving sync.WaitGroup
+	growth  *Growth // of this link; constant
 
 	mu      sync.Mutex         // guards what follows
 	streams map[uint32]*Stream // that have an id and are not over
@@ -92,7 +94,7 @@ type Link struct {
 
 // New returns a link over t, on which Run is to be called.
 func New(t tcp.Transport, config Config) *Link {
-	l := &Link{t: t, config: config, streams: map[uint32]*Stream{}}
+	l := &Link{t: t, config: config, streams: map[uint32]*Stream{}, growth: NewGrowth(linkGrowth)}
 	l.room.L = &l.mu
 	return l
 }
@@ -378,6 +380,7 @@ func (l *Link) forgetLocked(s *Stream) {
 	l.room.Broadcast() // its writer may be waiting
 	l.open--
 	delete(l.streams, s.id)
+	s.in.release(l.growth, l.config.Growth)
 	if s.asking {
 		l.asking--
 	}

@@ -30,12 +30,11 @@ type Stream struct {
 
 	mu       sync.Mutex // guards what follows
 	came     []chunk    // received and not read
-	ahead    int        // bytes that the peer may still send
-	unacked  int        // read and not given back to ahead
-	credit   int        // bytes that we may still send
-	ended    error      // why nothing more comes: io.EOF after the peer's FIN
-	closed   error      // why nothing more is sent
-	late     bool       // the read deadline has passed
+	in       intake
+	credit   int   // bytes that we may still send
+	ended    error // why nothing more comes: io.EOF after the peer's FIN
+	closed   error // why nothing more is sent
+	late     bool  // the read deadline has passed
 	deadline *time.Timer
 	hungUp   func(reset bool)
 	readable sync.Cond
@@ -49,7 +48,7 @@ type chunk struct {
 }
 
 func newStream(l *Link) *Stream {
-	s := &Stream{link: l, ahead: window, credit: window}
+	s := &Stream{link: l, in: newIntake(), credit: window}
 	s.readable.L, s.writable.L = &s.mu, &s.mu
 	return s
 }
@@ -98,12 +97,14 @@ func (s *Stream) receiveData(p []byte) error {
 	if s.ended == io.EOF {
 		return errors.New("mux: data after the end of a stream")
 	}
-	if s.ahead -= len(p); s.ahead < 0 {
+	kept, ok := s.in.receive(len(p), len(s.came) == 0)
+	if !ok {
 		return errors.New("mux: more data than was asked for")
 	}
 	if s.ended != nil {
 		return nil
 	}
+	s.in.grow(kept, s.link.growth, s.link.config.Growth)
 	for len(p) > 0 {
 		if last := len(s.came) - 1; last >= 0 && s.came[last].w < len(s.came[last].buf.B) {
 			c := &s.came[last]
@@ -121,9 +122,10 @@ func (s *Stream) receiveData(p []byte) error {
 func (s *Stream) receiveWindow(n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.credit += n; n == 0 || s.credit > window {
+	if n == 0 || n > maxWindow || s.credit+n > maxWindow {
 		return errors.New("mux: window out of range")
 	}
+	s.credit += n
 	s.writable.Signal()
 	return nil
 }
@@ -246,11 +248,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 // readLocked lets the peer send more, in place of n bytes that were read. It
 // unlocks.
 func (s *Stream) readLocked(n int) {
-	s.unacked += n
 	grant := 0
-	if s.unacked >= window/2 && s.ended == nil {
-		grant, s.unacked = s.unacked, 0
-		s.ahead += grant
+	if s.ended == nil {
+		grant = s.in.read(n)
 	}
 	s.mu.Unlock()
 	if grant > 0 {
