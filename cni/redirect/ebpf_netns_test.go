@@ -1,6 +1,7 @@
 package redirect
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -215,6 +216,7 @@ func TestTwoCapabilitiesAreEnough(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := Node{Pins: dir}
+	cgroup := newCgroup(t, &lab{node: node})
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // it ends with its namespace and what it lacks
@@ -237,7 +239,12 @@ func TestTwoCapabilitiesAreEnough(t *testing.T) {
 			if err := node.Load(); err != nil {
 				return err
 			}
-			return errors.Join(b.Probe(), b.Apply(labRules), b.Apply(Rules{}), node.Collect(), b.Remove(), node.Remove())
+			err := errors.Join(b.Probe(), b.Apply(labRules), b.Apply(Rules{}), node.Collect(), b.Remove())
+			leave, err2 := node.Enter(Member{Cgroup: cgroup, Address4: netip.MustParseAddr("198.51.100.2"), Ports: []int{80}})
+			if err2 == nil {
+				err2 = leave()
+			}
+			return errors.Join(err, err2, node.Remove())
 		}()
 	}()
 	if err := <-done; err != nil {
@@ -339,7 +346,8 @@ func (l *lab) dialFor(uid int, client, to string) (greeting string, err error) {
 		}
 		defer conn.Close()
 		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
-		_, err = fmt.Fscanf(conn, "client %s\n", &greeting)
+		line, err := bufio.NewReader(conn).ReadString('\n')
+		greeting = strings.TrimPrefix(strings.TrimSpace(line), "client ")
 		return err
 	})
 	return greeting, err

@@ -206,7 +206,24 @@ func addAddress(link, text string) error {
 	if addr.IP.To4() == nil {
 		addr.Flags = unix.IFA_F_NODAD // usable at once
 	}
-	return netlink.AddrAdd(l, addr)
+	if err := netlink.AddrAdd(l, addr); err != nil {
+		return err
+	}
+	return awaitLocal(addr.IP)
+}
+
+// awaitLocal waits until what is sent to an address stays here: the kernel has a
+// worker see to that for IPv6, and until then asks on the link who has it.
+func awaitLocal(ip net.IP) error {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		routes, err := netlink.RouteGet(ip)
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s has no route of its own: %v, %v", ip, routes, err)
+		}
+	}
 }
 
 func setUp(link string) error {
