@@ -20,7 +20,7 @@ func (s *Source) Replicas(namespace, service string) []Replica {
 	for _, slice := range s.endpointSlices(namespace + "/" + service) {
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
-			if e.TargetRef == nil || e.Conditions.Ready == nil || !*e.Conditions.Ready {
+			if e.TargetRef == nil || e.Conditions.Ready != nil && !*e.Conditions.Ready {
 				continue
 			}
 			p := s.pod(namespace, e.TargetRef.Name)
