@@ -19,6 +19,7 @@ import (
 	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/proxy/balance"
 	"github.com/tulle-mesh/tulle/proxy/mtls"
+	"github.com/tulle-mesh/tulle/proxy/mux"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
@@ -92,6 +93,7 @@ func newTestProxy(t testing.TB, a *testAuthority, name string, strict bool) *Pro
 	p := &Proxy{
 		config: Config{Workload: name + "-1", Service: name, ID: id, Strict: strict},
 		log:    slog.New(slog.DiscardHandler), start: time.Now(), silence: testSilence, parkAfter: parkAfter,
+		windows: mux.NewGrowth(windowGrowth),
 	}
 	p.creds.Store(a.credentials(t, id))
 	var err error
