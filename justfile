@@ -83,6 +83,11 @@ bench *args: (_need "iproute2" "procps" "haproxy" "nftables" "nginx-light" "libn
     CGO_ENABLED=0 go build {{ goflags }} -o bin/test/ ./test/bench
     @{{ as_root }} bin/test/bench "$@"
 
+# Measure the ways to redirect beside each other, and what they cost others: ./just bench-redirect [--rounds N]
+bench-redirect *args: (_need "nftables" "iptables")
+    CGO_ENABLED=0 go build {{ goflags }} -o bin/test/ ./test/bench/redirect
+    @{{ as_root }} bin/test/redirect "$@"
+
 # Compare each binary's size and packages with what was agreed: ./just size [--update]
 size *args:
     go test -count=1 -v -run '^TestBinaries$' . -args "$@"

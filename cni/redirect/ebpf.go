@@ -68,7 +68,7 @@ func (n Node) Probe() error {
 		if err != nil {
 			return fmt.Errorf("attach eBPF program %s to %s: %w", a.program, cgroup, err)
 		}
-		defer l.Close()
+		defer func() { _ = l.Close() }()
 		if _, err := l.Info(); err != nil { // the old way to attach, which ends with its process
 			return fmt.Errorf("eBPF programs cannot be pinned: %w", err)
 		}
@@ -197,7 +197,7 @@ func netnsCookie() (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(s)
+	defer func() { _ = unix.Close(s) }()
 	cookie, err := unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	if err != nil {
 		return 0, fmt.Errorf("cookie of the network namespace (needs Linux 5.14): %w", err)
@@ -220,7 +220,7 @@ func (n Node) attachNetns(netns *os.File, cookie uint64, dir, program string) er
 	if err != nil {
 		return fmt.Errorf("attach eBPF program %s: %w", program, err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	if err := l.Pin(pin); err != nil {
 		return fmt.Errorf("pin eBPF program %s: %w", program, err)
 	}

@@ -116,7 +116,7 @@ func (n Node) loaded() (revision uint32, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("open %s: %w", n.maps(), err)
 	}
-	defer m.Close()
+	defer func() { _ = m.Close() }()
 	err = m.Lookup(uint32(0), &revision)
 	return revision, err
 }
@@ -226,7 +226,7 @@ func (n Node) attach(cgroup, name string, at ebpf.AttachType, program *ebpf.Prog
 	if err != nil {
 		return fmt.Errorf("attach eBPF program %s to %s: %w", name, cgroup, err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	if err := l.Pin(pin); err != nil {
 		return fmt.Errorf("pin eBPF program %s: %w", name, err)
 	}
@@ -239,7 +239,7 @@ func renew(pin string, program *ebpf.Program) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	return l.Update(program)
 }
 
@@ -358,7 +358,7 @@ func alive(pin string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	info, err := l.Info()
 	if err != nil {
 		return false, err
@@ -384,7 +384,7 @@ func (n Node) Remove() error {
 	if m, err := ebpf.LoadPinnedMap(filepath.Join(n.maps(), "revision"), nil); err == nil {
 		// First of all: what is half gone must not count as loaded.
 		err := m.Put(uint32(0), uint32(0))
-		m.Close()
+		_ = m.Close()
 		if err != nil {
 			return err
 		}
@@ -412,7 +412,7 @@ func detach(pin string) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	if err := l.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
 		return fmt.Errorf("detach %s: %w", pin, err)
 	}

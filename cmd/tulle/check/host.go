@@ -50,7 +50,7 @@ func backends(context.Context, *Config) []Result {
 
 // merits says what the user gets by a backend.
 var merits = map[string]string{
-	"ebpf":     "no address translation, no connection tracking, and applications see their clients' addresses",
+	"ebpf":     "no address translation, no connection tracking, applications see their clients' addresses, and services can stay in the host's network",
 	"nftables": "applications see their proxy as the client",
 	"iptables": "applications see their proxy as the client",
 }

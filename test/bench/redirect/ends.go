@@ -1,0 +1,277 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ends are the processes that are measured: each has one thread, which waits in
+// the system calls themselves, and one connection at a time. The first argument is
+// the processor that it keeps to.
+var ends = map[string]func(args []string) error{
+	"echo":  func(args []string) error { return pinned(args, echo) },
+	"relay": func(args []string) error { return pinned(args, relay) },
+	"short": func(args []string) error { return pinned(args, short) },
+	"ping":  func(args []string) error { return pinned(args, ping) },
+}
+
+// messageSize is what is sent there and back.
+const messageSize = 200
+
+func pinned(args []string, do func(args []string) error) error {
+	runtime.LockOSThread()
+	debug.SetGCPercent(-1)
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	var set unix.CPUSet
+	set.Set(n % runtime.NumCPU())
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return err
+	}
+	return do(args[1:])
+}
+
+// How a proxy learns where a connection was going.
+const (
+	originLocal     = "local"     // its own address is
+	originNetfilter = "netfilter" // connection tracking knows
+)
+
+func origin(fd int, how string) (unix.Sockaddr, error) {
+	switch how {
+	case originLocal:
+		return unix.Getsockname(fd)
+	case originNetfilter:
+		// The 16 bytes of a sockaddr_in, read through the option type of that size.
+		got, err := unix.GetsockoptIPv6Mreq(fd, unix.SOL_IP, unix.SO_ORIGINAL_DST)
+		if err != nil {
+			return nil, err
+		}
+		b := got.Multiaddr
+		return &unix.SockaddrInet4{Port: int(binary.BigEndian.Uint16(b[2:])), Addr: [4]byte(b[4:8])}, nil
+	}
+	return nil, nil
+}
+
+func sockaddr(text string) (*unix.SockaddrInet4, error) {
+	addr, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return nil, err
+	}
+	return &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}, nil
+}
+
+func socket() (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	}
+	return fd, err
+}
+
+// serve handles connections one after the other, for ever.
+func serve(addr string, handle func(conn int, peer unix.Sockaddr) error) error {
+	to, err := sockaddr(addr)
+	if err != nil {
+		return err
+	}
+	listener, err := socket()
+	if err != nil {
+		return err
+	}
+	err = errors.Join(unix.SetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(listener, to), unix.Listen(listener, 128))
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	fmt.Println("listening")
+	for {
+		conn, peer, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+		err = handle(conn, peer)
+		unix.Close(conn)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// echo [LISTEN, ORIGIN] sends back what comes, once it knows where it was to go.
+func echo(args []string) error {
+	buf := make([]byte, 4096)
+	return serve(args[0], func(conn int, _ unix.Sockaddr) error {
+		if _, err := origin(conn, args[1]); err != nil {
+			return fmt.Errorf("origin: %w", err)
+		}
+		for {
+			n, err := unix.Read(conn, buf)
+			if err != nil || n == 0 {
+				return err
+			}
+			if _, err := unix.Write(conn, buf[:n]); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// relay [LISTEN, ORIGIN, DIAL, BEHALF] passes messages on and back: to where the
+// connection was going, or to DIAL, and if BEHALF on its client's behalf.
+func relay(args []string) error {
+	how, dial, behalf := args[1], args[2], args[3] != ""
+	buf := make([]byte, 4096)
+	pass := func(from, to int) (int, error) {
+		n, err := unix.Read(from, buf)
+		if err == nil && n > 0 {
+			_, err = unix.Write(to, buf[:n])
+		}
+		return n, err
+	}
+	return serve(args[0], func(conn int, peer unix.Sockaddr) error {
+		to, err := origin(conn, how)
+		if err == nil && dial != "" {
+			to, err = sockaddr(dial)
+		}
+		if err != nil {
+			return fmt.Errorf("origin: %w", err)
+		}
+		next, err := socket()
+		if err != nil {
+			return err
+		}
+		defer unix.Close(next)
+		if behalf {
+			if err := errors.Join(unix.SetsockoptInt(next, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1), unix.Bind(next, peer)); err != nil {
+				return fmt.Errorf("bind on behalf of the client: %w", err)
+			}
+		}
+		if err := unix.Connect(next, to); err != nil {
+			return fmt.Errorf("connect: %w", err)
+		}
+		for {
+			if n, err := pass(conn, next); n == 0 || err != nil {
+				return err
+			}
+			if n, err := pass(next, conn); n == 0 || err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// seen is what a client has to say.
+type seen struct {
+	Connect50, Connect99 float64 // us
+	Round50              float64 // us
+	Seconds, CPU         float64
+}
+
+func percentile(all []time.Duration, hundredths int) float64 {
+	slices.Sort(all)
+	return float64(all[(len(all)-1)*hundredths/100].Nanoseconds()) / 1000
+}
+
+// roundTrip sends a message and waits for it to come back.
+func roundTrip(fd int, message []byte) error {
+	if _, err := unix.Write(fd, message); err != nil {
+		return err
+	}
+	for got := 0; got < len(message); {
+		n, err := unix.Read(fd, message[got:])
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return errors.New("the other side has closed")
+		}
+		got += n
+	}
+	return nil
+}
+
+func connect(addr string) (fd int, took time.Duration, err error) {
+	to, err := sockaddr(addr)
+	if err != nil {
+		return 0, 0, err
+	}
+	if fd, err = socket(); err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
+	err = unix.Connect(fd, to)
+	return fd, time.Since(began), err
+}
+
+// short [ADDRESS, COUNT] makes connections: each carries one message there and back.
+func short(args []string) error {
+	count, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	message := make([]byte, messageSize)
+	connects := make([]time.Duration, count)
+	one := func() (time.Duration, error) {
+		fd, took, err := connect(args[0])
+		if err != nil {
+			return 0, err
+		}
+		defer unix.Close(fd)
+		return took, roundTrip(fd, message)
+	}
+	for range count / 10 { // until all is warm
+		if _, err := one(); err != nil {
+			return err
+		}
+	}
+	began, before := time.Now(), ownCPU()
+	for i := range connects {
+		if connects[i], err = one(); err != nil {
+			return err
+		}
+	}
+	s := seen{Seconds: time.Since(began).Seconds(), CPU: ownCPU() - before}
+	s.Connect50, s.Connect99 = percentile(connects, 50), percentile(connects, 99)
+	return json.NewEncoder(os.Stdout).Encode(s)
+}
+
+// ping [ADDRESS, COUNT] sends messages there and back on one connection.
+func ping(args []string) error {
+	count, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	fd, _, err := connect(args[0])
+	if err != nil {
+		return err
+	}
+	message := make([]byte, messageSize)
+	rounds := make([]time.Duration, count)
+	for i := range rounds {
+		began := time.Now()
+		if err := roundTrip(fd, message); err != nil {
+			return err
+		}
+		rounds[i] = time.Since(began)
+	}
+	return json.NewEncoder(os.Stdout).Encode(seen{Round50: percentile(rounds, 50)})
+}
+
+func ownCPU() float64 {
+	var used unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &used)
+	return float64(used.Utime.Nano()+used.Stime.Nano()) / 1e9
+}
