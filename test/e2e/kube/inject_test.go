@@ -117,3 +117,26 @@ func restricted(t *testing.T) {
 	fetch(t, "careful", "deployment/client", "http://web:8080/")
 	secured(t, "careful", "web")
 }
+
+// autoMesh brings in namespaces that a selector matches, and says so.
+func autoMesh(t *testing.T) {
+	for name, team := range map[string]string{"red": "red", "green": "green", "blue": "blue"} {
+		namespace(t, name, false)
+		if name == "blue" { // somebody has decided already
+			kubectl(t, "annotate", "namespace", name, "tulle.dev/inject=disabled")
+		}
+		kubectl(t, "label", "namespace", name, "team="+team)
+	}
+	eventually(t, "an Event about the namespace", func() (bool, string) {
+		events := kubectl(t, "-n", "default", "get", "events", "--field-selector", "involvedObject.name=red", "-o", "jsonpath={range .items[*]}{.reason}: {.message}{\"\\n\"}{end}")
+		return strings.Contains(events, "Meshed: ") && strings.Contains(events, "--auto-mesh"), events
+	})
+	for name, want := range map[string]string{"red": "tulle-proxy", "green": "", "blue": ""} {
+		apply(t, deploy(name, client))
+		rolledOut(t, name, "deployment/client")
+		got := kubectl(t, "-n", name, "get", "pods", "-l", "scenario=client", "-o", "jsonpath={.items[*].spec.initContainers[*].name}")
+		if got != want {
+			t.Errorf("%s: init containers %q, want %q", name, got, want)
+		}
+	}
+}

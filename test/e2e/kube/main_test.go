@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -19,6 +20,7 @@ import (
 var (
 	state = os.Getenv("TULLE_KUBE_STATE") // folder of the running cluster
 	bin   = os.Getenv("TULLE_BIN")        // folder of the binaries
+	chart = os.Getenv("TULLE_CHART")      // folder of the chart
 )
 
 // limit is how long to wait for what has to come; it never does in a test that
@@ -96,6 +98,51 @@ func refused(t *testing.T, why string, args ...string) {
 	r := tulle(t, args...)
 	if r.code == 0 || !strings.Contains(r.stderr, why) {
 		t.Errorf("tulle %s: exit %d, want a refusal with %q\n%s%s", strings.Join(args, " "), r.code, why, r.stdout, r.stderr)
+	}
+}
+
+// output is what a process has written so far.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// follow runs the CLI until what it has printed is enough, then interrupts it,
+// as Ctrl-C does, which has to be no error.
+func follow(t *testing.T, enough func(stdout string) bool, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "tulle"), args...)
+	var stdout, stderr output
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	what := "tulle " + strings.Join(args, " ")
+	eventually(t, what, func() (bool, string) { return enough(stdout.String()), stdout.String() + stderr.String() })
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Errorf("%s: %v", what, err)
+	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("%s, interrupted: %v\n%s", what, err, stderr.String())
+		}
+	case <-time.After(limit):
+		t.Errorf("%s does not end", what)
 	}
 }
 

@@ -2,35 +2,72 @@ package kube
 
 import (
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
-// TestKubernetes tells the story of a cluster: no mesh, install, all that goes
-// on in it, uninstall. The steps in between depend on the first only.
+// scenario is a step of the story.
+type scenario struct {
+	name string
+	run  func(*testing.T)
+}
+
+// beside are scenarios in namespaces of their own, which mostly wait.
+var beside = []scenario{
+	{"strict", strict},
+	{"traffic", traffic},
+	{"jobs", jobs},
+	{"injection", injection},
+	{"addresses", addresses},
+	{"nodes", nodes},
+	{"restricted", restricted},
+	{"auto-mesh", autoMesh},
+	{"forgery", forgery},
+}
+
+// alone are those that change the mesh itself, or measure it.
+var alone = []scenario{
+	{"rolling restart", rollingRestart},
+	{"views", views},
+	{"control plane away", controlAway},
+	{"injector away", injectorAway},
+	{"agent away", agentAway},
+	{"agent killed", agentKilled},
+	{"network rewritten", networkRewritten},
+	{"another authority", anotherAuthority},
+	{"three replicas", threeReplicas},
+	{"no plugin", noPlugin},
+}
+
+// TestKubernetes tells the story of a cluster: no mesh, an old one, an upgrade,
+// all that goes on in it, uninstall. The steps in between need the first ones
+// only, and leave the mesh as they found it.
 func TestKubernetes(t *testing.T) {
 	before := inventory(t)
-	if !t.Run("before", beforeInstall) || !t.Run("install", installs) {
+	if !t.Run("before", beforeInstall) || !t.Run("formats", formats) || !t.Run("upgrade", upgrades) || !t.Run("install", installs) {
 		return
 	}
-	for _, scenario := range []struct {
-		name string
-		run  func(*testing.T)
-	}{
-		{"traffic", traffic},
-		{"injection", injection},
-		{"addresses", addresses},
-		{"jobs", jobs},
-		{"strict", strict},
-		{"restricted", restricted},
-		{"rolling restart", rollingRestart},
-		{"control plane away", controlAway},
-		{"injector away", injectorAway},
-		{"agent away", agentAway},
-		{"network rewritten", networkRewritten},
-	} {
-		t.Run(scenario.name, scenario.run)
+	var ran atomic.Int32
+	t.Run("beside", func(t *testing.T) {
+		for _, s := range beside {
+			t.Run(s.name, func(t *testing.T) {
+				t.Parallel()
+				ran.Add(1)
+				s.run(t)
+			})
+		}
+	})
+	for _, s := range alone {
+		t.Run(s.name, func(t *testing.T) {
+			ran.Add(1)
+			s.run(t)
+		})
+	}
+	if int(ran.Load()) == len(beside)+len(alone) { // or some right was not needed
+		t.Run("rights", rights)
 	}
 	t.Run("uninstall", func(t *testing.T) { uninstalls(t, before) })
 }
@@ -58,6 +95,12 @@ func inventory(t *testing.T) []string {
 
 func beforeInstall(t *testing.T) {
 	must(t, "check", "--pre")
+	if r := tulle(t, "check"); r.code == 0 || !strings.Contains(r.stdout, "type: tulle install") {
+		t.Errorf("check of a cluster without a mesh: exit %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	apply(t, "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingWebhookConfiguration\nmetadata: {name: tulle-injector}\nwebhooks: []\n")
+	refused(t, "webhook tulle-injector that is not Tulle's", "install")
+	kubectl(t, "delete", "mutatingwebhookconfiguration", "tulle-injector")
 	refused(t, "has no mesh; type: tulle install", "mesh", "default")
 	refused(t, "has no mesh", "upgrade")
 	viewer := state + "/viewer.kubeconfig"
@@ -67,13 +110,51 @@ func beforeInstall(t *testing.T) {
 	refused(t, "no such value: frob", "install", "--set", "frob=1")
 }
 
+// selector is what the installation has meshed without being asked.
+const selector = "team in (red,blue)"
+
+// upgrades installs an older version, and brings it to this one under load.
+func upgrades(t *testing.T) {
+	old := filepath.Join(bin, "old", "tulle")
+	if r := run(t, "", old, "install", "--auto-mesh", selector); r.code != 0 {
+		t.Fatalf("install the older version: exit %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	refused(t, "type: tulle upgrade", "install")
+	if out := must(t, "check"); !strings.Contains(out, "type: tulle upgrade") {
+		t.Errorf("check says nothing of the older version:\n%s", out)
+	}
+	loaded(t, "upgraded", 2)
+	older := injected(t, "upgraded")
+	underLoad(t, "upgraded", clientPod(t, "upgraded"), "http://web:8080/", func() {
+		must(t, "upgrade")
+		kubectl(t, "-n", "upgraded", "rollout", "restart", "deployment/web")
+		rolledOut(t, "upgraded", "deployment/web")
+	})
+	if newer := injected(t, "upgraded"); newer == older {
+		t.Errorf("proxies are of version %s before the upgrade and %s after it", older, newer)
+	}
+	secured(t, "upgraded", "web")
+	if args := kubectl(t, "-n", "tulle-system", "get", "deployment", "tulle-control", "-o", "jsonpath={.spec.template.spec.containers[0].args}"); !strings.Contains(args, selector) {
+		t.Errorf("the upgrade has forgotten what was set: %s", args)
+	}
+}
+
+// injected is the version of the proxies of the service web.
+func injected(t *testing.T, namespace string) string {
+	t.Helper()
+	versions := map[string]bool{}
+	for _, pod := range pods(t, namespace, "scenario=web") {
+		versions[kubectl(t, "-n", namespace, "get", "pod", pod, "-o", `jsonpath={.metadata.annotations.tulle\.dev/injected}`)] = true
+	}
+	return strings.Join(slices.Sorted(maps.Keys(versions)), " and ")
+}
+
 func installs(t *testing.T) {
-	must(t, "install")
+	must(t, "install", "--auto-mesh", selector) // is as doing it once
 	out := must(t, "check")
 	if strings.Contains(out, "✗") {
 		t.Error(out)
 	}
-	must(t, "install") // is as doing it once
 	for _, format := range []string{"json", "junit"} {
 		if out := must(t, "check", "-o", format); !strings.Contains(out, "control plane") {
 			t.Errorf("check -o %s: %s", format, out)

@@ -1,7 +1,10 @@
 package kube
 
 import (
+	"encoding/json"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -107,7 +110,8 @@ func injectorAway(t *testing.T) {
 }
 
 // agentAway takes the agents off the nodes: meshed pods do not start, others
-// do, and those that run are served.
+// do, and those that run are served. It is the same where the plugin is not
+// even in the chain any more, so that the runtime starts pods without asking.
 func agentAway(t *testing.T) {
 	loaded(t, "agentless", 1)
 	namespace(t, "plain", false)
@@ -124,9 +128,149 @@ func agentAway(t *testing.T) {
 		s := kubectl(t, "-n", "agentless", "get", "events", "-o", "jsonpath={range .items[*]}{.message}{\"\\n\"}{end}")
 		return strings.Contains(s, "the pod is meshed, and its traffic cannot be redirected"), s
 	})
+	for _, node := range []string{"node1", "node2"} {
+		onNode(t, node, "cp /run/pods.conflist /etc/cni/net.d/.new && mv /etc/cni/net.d/.new /etc/cni/net.d/10-pods.conflist")
+	}
+	apply(t, deploy("agentless", workload{name: "unchained", args: "hold"}))
+	eventually(t, "the proxy of a pod that was not redirected says so", func() (bool, string) {
+		r := run(t, "", "kubectl", "-n", "agentless", "logs", "-l", "scenario=unchained", "-c", "tulle-proxy")
+		return strings.Contains(r.stdout, "traffic is not redirected"), r.stdout + r.stderr
+	})
+	if started := kubectl(t, "-n", "agentless", "get", "pods", "-l", "scenario=unchained", "-o", "jsonpath={.items[*].status.containerStatuses[*].started}"); started != "false" {
+		t.Errorf("its application runs: started is %q", started)
+	}
 	kubectl(t, "-n", "tulle-system", "patch", "daemonset", "tulle-cni", "--type=json", "-p", `[{"op":"remove","path":"/spec/template/spec/nodeSelector/nowhere"}]`)
 	rolledOut(t, "tulle-system", "daemonset/tulle-cni")
-	rolledOut(t, "agentless", "deployment/late")
+	rolledOut(t, "agentless", "deployment/late", "deployment/unchained")
+}
+
+// agentKilled kills the agents' processes while pods come: those wait for the
+// next agent, and none goes without a redirect.
+func agentKilled(t *testing.T) {
+	loaded(t, "killed", 1)
+	underLoad(t, "killed", clientPod(t, "killed"), "http://web:8080/", func() {
+		kubectl(t, "-n", "killed", "scale", "deployment/web", "--replicas=4")
+		for _, node := range []string{"node1", "node2"} {
+			killed := onNode(t, node, `for p in /proc/[0-9]*; do if [ "$(readlink $p/exe)" = /tulle-cni ] && kill -KILL ${p#/proc/}; then echo killed; fi; done`)
+			if killed == "" {
+				t.Errorf("no agent runs on %s", node)
+			}
+		}
+		rolledOut(t, "killed", "deployment/web")
+		rolledOut(t, "tulle-system", "daemonset/tulle-cni")
+	})
+	secured(t, "killed", "web")
+}
+
+// anotherAuthority brings an authority of the user's own while there is load:
+// an intermediate, and its root beside the old one. Pods of before and after
+// trust each other, and nothing restarts.
+func anotherAuthority(t *testing.T) {
+	loaded(t, "roots", 2)
+	old := certificate(t)
+	dir := t.TempDir()
+	script := `set -e
+req() { openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes "$@"; }
+req -x509 -days 30 -subj '/O=Scenario/CN=root' -keyout root.key -out root.crt -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign
+req -subj '/O=Scenario/CN=mesh' -keyout mesh.key -out mesh.csr
+printf 'basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n' >mesh.ext
+openssl x509 -req -in mesh.csr -CA root.crt -CAkey root.key -CAcreateserial -days 30 -extfile mesh.ext -out mesh.crt
+`
+	if r := run(t, "", "sh", "-c", "cd "+dir+"\n"+script); r.code != 0 {
+		t.Fatalf("make an authority: %s%s", r.stdout, r.stderr)
+	}
+	read := func(name string) []byte {
+		content, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return content
+	}
+	patch, err := json.Marshal(map[string]any{"data": map[string][]byte{
+		"tls.crt": read("mesh.crt"), "tls.key": read("mesh.key"), "ca.crt": append(read("root.crt"), old...),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	underLoad(t, "roots", clientPod(t, "roots"), "http://web:8080/", func() {
+		kubectl(t, "-n", "tulle-system", "patch", "secret", "tulle-ca", "-p", string(patch))
+		eventually(t, "the roots are in the namespace", func() (bool, string) {
+			roots := kubectl(t, "-n", "roots", "get", "configmap", "tulle-roots", "-o", "jsonpath={.data.roots\\.pem}")
+			return strings.Contains(roots, strings.TrimSpace(string(read("root.crt")))), roots
+		})
+		kubectl(t, "-n", "roots", "rollout", "restart", "deployment/web")
+		rolledOut(t, "roots", "deployment/web")
+	})
+	secured(t, "roots", "web")
+	pod := pods(t, "roots", "scenario=web")[0]
+	eventually(t, "the new authority signs", func() (bool, string) {
+		r := tulle(t, "identity", pod, "-o", "json")
+		return strings.Contains(r.stdout, "mesh"), r.stdout + r.stderr
+	})
+}
+
+// certificate is the authority's.
+func certificate(t *testing.T) []byte {
+	t.Helper()
+	secret := decode[struct{ Data map[string][]byte }](t, kubectl(t, "-n", "tulle-system", "get", "secret", "tulle-ca", "-o", "json"))
+	return secret.Data["tls.crt"]
+}
+
+// threeReplicas kills one of three control planes; who looks at the mesh sees
+// all of it, whichever replica a proxy reports to.
+func threeReplicas(t *testing.T) {
+	must(t, "upgrade", "--ha")
+	loaded(t, "many", 3)
+	web := pods(t, "many", "scenario=web")
+	all := func() {
+		eventually(t, "the dashboard knows every proxy", func() (bool, string) {
+			r := tulle(t, "proxies")
+			for _, pod := range append(web, clientPod(t, "many")) {
+				if !strings.Contains(r.stdout, pod) {
+					return false, r.stdout + r.stderr
+				}
+			}
+			return r.code == 0, r.stdout + r.stderr
+		})
+	}
+	control := func() []string { return pods(t, "tulle-system", "app.kubernetes.io/name=tulle-control") }
+	if n := len(control()); n != 3 {
+		t.Errorf("%d replicas", n)
+	}
+	underLoad(t, "many", clientPod(t, "many"), "http://web:8080/", func() {
+		all()
+		kubectl(t, "-n", "tulle-system", "delete", "pod", control()[0], "--wait=false")
+		rolledOut(t, "tulle-system", "deployment/tulle-control")
+		all()
+	})
+	secured(t, "many", "web")
+	must(t, "install", "--auto-mesh", selector)
+	if r := run(t, "", "kubectl", "-n", "tulle-system", "get", "poddisruptionbudget", "tulle-control"); r.code == 0 {
+		t.Errorf("one replica still has a budget: %s", r.stdout)
+	}
+}
+
+// noPlugin has init containers redirect instead, and brings the plugin back.
+func noPlugin(t *testing.T) {
+	must(t, "install", "--no-cni", "--auto-mesh", selector)
+	for _, node := range []string{"node1", "node2"} {
+		if left := onNode(t, node, "ls /opt/cni/bin | grep tulle; grep -l tulle /etc/cni/net.d/* || true"); left != "" {
+			t.Errorf("on %s is left: %s", node, left)
+		}
+	}
+	namespace(t, "bare", true)
+	apply(t, deploy("bare", web(1), client))
+	rolledOut(t, "bare", "deployment/web", "deployment/client")
+	if got := kubectl(t, "-n", "bare", "get", "pods", "-l", "scenario=web", "-o", "jsonpath={.items[*].spec.initContainers[*].name}"); got != "tulle-init tulle-proxy" {
+		t.Errorf("init containers %q", got)
+	}
+	fetch(t, "bare", "deployment/client", "http://web:8080/")
+	secured(t, "bare", "web")
+	must(t, "install", "--auto-mesh", selector)
+	kubectl(t, "-n", "bare", "rollout", "restart", "deployment/web")
+	rolledOut(t, "bare", "deployment/web")
+	fetch(t, "bare", "deployment/client", "http://web:8080/")
+	secured(t, "bare", "web")
 }
 
 // networkRewritten has the cluster's network plugin write its configuration

@@ -2,7 +2,9 @@ package kube
 
 import (
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -51,7 +53,18 @@ func traffic(t *testing.T) {
 			return strings.Contains(out, "web.shop"), out
 		})
 	}
-	refused(t, "still have a proxy, in shop", "uninstall")
+	refused(t, "still have a proxy, in ", "uninstall")
+	must(t, "unmesh", "shop")
+	for _, pod := range pods(t, "shop", "scenario") {
+		if names := kubectl(t, "-n", "shop", "get", "pod", pod, "-o", "jsonpath={.spec.initContainers[*].name}"); names != "" {
+			t.Errorf("pod %s, out of the mesh, has init containers %q", pod, names)
+		}
+	}
+	fetch(t, "shop", "deployment/client", "http://web:8080/")
+	eventually(t, "the roots are gone with the last proxy", func() (bool, string) {
+		left := kubectl(t, "-n", "shop", "get", "configmaps", "--ignore-not-found", "tulle-roots")
+		return left == "", left
+	})
 }
 
 // secured makes sure that what arrived at a workload's proxies came over mutual
@@ -104,4 +117,72 @@ func addresses(t *testing.T) {
 	if got := fetch(t, "addresses", "deployment/client", url("db", 8080)); !slices.Contains(strings.Fields(both), got) {
 		t.Errorf("a headless service of %s was answered by %s", both, got)
 	}
+}
+
+// nodes has clients in the network of a node call a meshed service, by its
+// address and by a port of the node's, which kube-proxy sends to any node's pod.
+func nodes(t *testing.T) {
+	namespace(t, "ports", true)
+	namespace(t, "nodes", false)
+	apply(t, deploy("ports", web(2)))
+	rolledOut(t, "ports", "deployment/web")
+	kubectl(t, "-n", "ports", "patch", "service", "web", "-p", `{"spec":{"type":"NodePort"}}`)
+	service := strings.Fields(kubectl(t, "-n", "ports", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP} {.spec.ports[0].nodePort}"))
+	for _, node := range []string{"node1", "node2"} {
+		apply(t, deploy("nodes", workload{name: node, args: "hold", pod: "      hostNetwork: true\n      nodeSelector: {kubernetes.io/hostname: " + node + "}\n"}))
+	}
+	rolledOut(t, "nodes", "deployment/node1", "deployment/node2")
+	for _, from := range []string{"node1", "node2"} {
+		urls := []string{"http://" + net.JoinHostPort(service[0], "8080") + "/"}
+		for _, ip := range strings.Fields(kubectl(t, "get", "nodes", "-o", "jsonpath={.items[*].status.addresses[?(@.type==\"InternalIP\")].address}")) {
+			urls = append(urls, "http://"+net.JoinHostPort(ip, service[1])+"/")
+		}
+		for _, url := range urls {
+			eventually(t, "GET "+url+" from "+from, func() (bool, string) { // kube-proxy learns of the port in its own time
+				r := inPod(t, "nodes", "deployment/"+from, "fetch", url)
+				return r.code == 0, r.stdout + r.stderr
+			})
+		}
+	}
+}
+
+// views reads the cluster's dashboard through the tunnel, with every command.
+func views(t *testing.T) {
+	loaded(t, "seen", 1)
+	pod := pods(t, "seen", "scenario=web")[0]
+	underLoad(t, "seen", clientPod(t, "seen"), "http://web:8080/", func() {
+		for _, c := range []struct {
+			want string
+			args []string
+		}{
+			{"web.seen", []string{"stat"}},
+			{"web.seen", []string{"stat", "ns/seen"}},
+			{"web.seen", []string{"stat", "web.seen", "-o", "wide"}},
+			{"mtls", []string{"edges", "svc/web", "-n", "seen", "-o", "json"}},
+			{pod, []string{"proxies"}},
+			{"spiffe://cluster.local/ns/seen/sa/default", []string{"identity", "pod/" + pod}},
+		} {
+			eventually(t, "tulle "+strings.Join(c.args, " ")+" shows "+c.want, func() (bool, string) {
+				r := tulle(t, c.args...)
+				return r.code == 0 && strings.Contains(r.stdout, c.want), r.stdout + r.stderr
+			})
+		}
+		follow(t, func(out string) bool { return strings.Contains(out, `"path":"/"`) }, "tap", "deploy/web", "-n", "seen", "-o", "json")
+		follow(t, func(out string) bool {
+			url, _, _ := strings.Cut(out, " ")
+			if url == "" {
+				return false
+			}
+			answer, err := http.Get(url)
+			if err != nil {
+				return false
+			}
+			defer func() { _ = answer.Body.Close() }()
+			page, err := io.ReadAll(answer.Body)
+			return err == nil && answer.StatusCode == http.StatusOK && strings.Contains(string(page), "Tulle")
+		}, "dashboard")
+		if out := must(t, "top", "ns/seen", "--for", "5s"); !strings.Contains(out, "GET") {
+			t.Errorf("top saw nothing: %s", out)
+		}
+	})
 }

@@ -5,16 +5,24 @@
 //	app grpc ADDR                    a gRPC server that says it is healthy, until SIGTERM
 //	app call [-n COUNT] ADDR         asks it
 //	app fetch URL                    prints the answer to one GET, exit code 1 unless it is 200
+//	app certify ADDR [NAME]          asks the authority for a certificate, with the token on stdin and NAME in the
+//	                                 request, and prints the name that it gets, exit code 1 if it gets none
 //	app hold                         does nothing until SIGTERM
 //	app cat|touch|rm FILE...         as usual
 package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"strconv"
@@ -22,10 +30,12 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/test/e2e/internal/peer"
 )
 
@@ -36,7 +46,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	programs := map[string]func(context.Context, []string) error{"grpc": serveGRPC, "call": call, "fetch": fetch, "hold": hold,
-		"cat": cat, "touch": touch, "rm": remove}
+		"certify": certify, "cat": cat, "touch": touch, "rm": remove}
 	if len(os.Args) < 2 || programs[os.Args[1]] == nil {
 		stop()
 		os.Exit(peer.Main(os.Args[1:]))
@@ -103,6 +113,47 @@ func fetch(ctx context.Context, args []string) error {
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s", response.Status)
 	}
+	return nil
+}
+
+// certify believes whoever answers: the one to be tested is the authority.
+func certify(ctx context.Context, args []string) error {
+	token, err := io.ReadAll(io.LimitReader(os.Stdin, 1<<16))
+	if err != nil {
+		return err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	wish := &x509.CertificateRequest{}
+	if len(args) > 1 {
+		name, err := url.Parse(args[1])
+		if err != nil {
+			return err
+		}
+		wish.URIs = []*url.URL{name}
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, wish, key)
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient("passthrough:///"+args[0], grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	answer, err := tullev1.NewIdentityClient(conn).Certify(ctx, &tullev1.CertifyRequest{Csr: csr, Token: string(token)}, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	leaf, err := x509.ParseCertificate(answer.Chain[0])
+	if err != nil {
+		return err
+	}
+	fmt.Println(leaf.URIs, leaf.DNSNames, leaf.Subject)
 	return nil
 }
 
