@@ -10,14 +10,14 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/cluster"
 )
 
-// runInit redirects the traffic of the pod it runs in, which needs the
-// capabilities NET_ADMIN and NET_RAW, and ends.
+// runInit redirects the traffic of the pod it runs in, which needs the capability
+// NET_ADMIN, and ends. It is always nftables: eBPF is for the whole machine, and
+// iptables needs programs beside this one.
 func runInit(_ context.Context, args []string, stderr io.Writer) error {
 	f := flag.NewFlagSet("init", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	inbound := f.String("skip-inbound-ports", "", "ports that others reach directly, as in 3306,4000-4010")
 	outbound := f.String("skip-outbound-ports", "", "ports that the pod reaches directly")
-	want := f.String("backend", redirect.Auto, "which redirect to use: auto, nftables or iptables")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -28,10 +28,5 @@ func runInit(_ context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	backend, reason, err := redirect.Pick(*want, nil)
-	if err != nil {
-		return err
-	}
-	newLog(stderr).Info("redirect", "backend", backend.Name(), "reason", reason)
-	return backend.Apply(rules)
+	return redirect.NFTables(nil).Apply(rules)
 }

@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,12 +31,15 @@ type Config struct {
 	// Run is the machine's /run, as this process sees it: the results name
 	// network namespaces below that.
 	Run string
-	// Backend is which redirect to use; redirect.Auto takes the best.
-	Backend string
-	Log     *slog.Logger
+	// Redirect is one of Redirects; redirect.Auto takes the best that the
+	// machine can.
+	Redirect string
+	// Node is where eBPF programs are pinned and attached. This process may live in
+	// namespaces of its own: both paths have to be given.
+	Node redirect.Node
+	Log  *slog.Logger
 
-	// pick is redirect.Pick, but for tests.
-	pick func(want string, netns *os.File) (redirect.Backend, string, error)
+	kernel kernel // nil, but in tests: this machine's
 }
 
 // Validate reports everything that is wrong.
@@ -45,8 +50,8 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: %q is not an absolute path", what, value))
 		}
 	}
-	if c.Backend == "" {
-		errs = append(errs, errors.New("backend: must be given"))
+	if !slices.Contains(Redirects, c.Redirect) {
+		errs = append(errs, fmt.Errorf("redirect: %q is none of %s", c.Redirect, strings.Join(Redirects, ", ")))
 	}
 	if c.Log == nil {
 		errs = append(errs, errors.New("log: must be given"))
@@ -58,10 +63,9 @@ func (c Config) Validate() error {
 // goroutines.
 type Agent struct {
 	config Config
+	kernel kernel
 	ready  chan struct{}
-
-	mu   sync.Mutex
-	said string // which backend the log has named
+	first  string // backend for pods that start; constant once ready
 }
 
 // New returns an agent that does nothing until it is run.
@@ -69,18 +73,21 @@ func New(c Config) (*Agent, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	if c.pick == nil {
-		c.pick = redirect.Pick
+	if c.kernel == nil {
+		c.kernel = machine{c.Node}
 	}
-	return &Agent{config: c, ready: make(chan struct{})}, nil
+	return &Agent{config: c, kernel: c.kernel, ready: make(chan struct{})}, nil
 }
 
 // Ready is closed once the agent can be asked.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
-// Run serves until ctx ends, and returns when all requests are answered. The
-// socket of an agent that was killed is taken over.
+// Run makes the machine ready, and serves until ctx ends; it returns when all
+// requests are answered. The socket of an agent that was killed is taken over.
 func (a *Agent) Run(ctx context.Context) error {
+	if err := a.choose(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Dir(a.config.Socket), 0o700); err != nil {
 		return err
 	}
@@ -99,6 +106,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	close(a.ready)
 	var all sync.WaitGroup
 	defer all.Wait()
+	collecting, end := context.WithCancel(ctx)
+	defer end()
+	all.Go(func() { a.collect(collecting) })
 	for {
 		conn, err := listener.AcceptUnix()
 		if ctx.Err() != nil {
@@ -143,16 +153,14 @@ func (a *Agent) answer(conn *net.UnixConn) error {
 	case Status:
 		return nil
 	case Add:
-		err = a.redirect(request.Annotations, netns)
+		err = a.redirect(request.Pod, request.Annotations, netns, false)
 	default:
 		return fmt.Errorf("unknown command %q", request.Command)
 	}
 	if err != nil {
-		a.config.Log.Error("pod", "command", request.Command, "pod", request.Pod, "error", err)
-		return err
+		a.config.Log.Error("pod not redirected", "command", request.Command, "pod", request.Pod, "error", err)
 	}
-	a.config.Log.Info("pod", "command", request.Command, "pod", request.Pod)
-	return nil
+	return err
 }
 
 // onlyRoot refuses peers that are not root: the socket's mode does, too, but a
@@ -175,8 +183,8 @@ func onlyRoot(conn *net.UnixConn) error {
 }
 
 // redirect makes the kernel send the traffic of the pod in netns to its proxy,
-// if the pod has one.
-func (a *Agent) redirect(annotations map[string]string, netns *os.File) error {
+// if the pod has one; late: it runs already.
+func (a *Agent) redirect(pod string, annotations map[string]string, netns *os.File, late bool) error {
 	if !Meshed(annotations) {
 		return nil
 	}
@@ -187,22 +195,15 @@ func (a *Agent) redirect(annotations map[string]string, netns *os.File) error {
 	if err != nil {
 		return err
 	}
-	backend, reason, err := a.config.pick(a.config.Backend, netns)
+	backend, err := a.backend(netns, late)
 	if err != nil {
 		return err
 	}
-	a.say(backend.Name(), reason)
-	return backend.Apply(rules)
-}
-
-// say logs which backend is used, each time that is another one.
-func (a *Agent) say(name, reason string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.said != name {
-		a.said = name
-		a.config.Log.Info("redirect", "backend", name, "reason", reason)
+	if err := backend.Apply(rules); err != nil {
+		return err
 	}
+	a.config.Log.Info("pod redirected", "pod", pod, "backend", backend.Name())
+	return nil
 }
 
 // Meshed tells whether a pod has a proxy, to which its traffic must go.

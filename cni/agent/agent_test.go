@@ -16,32 +16,44 @@ import (
 	"github.com/tulle-mesh/tulle/mesh/cluster"
 )
 
-// kernel records what is asked of a redirect.
-type kernel struct {
-	refuse error
+// fake is a kernel that records what is asked of its redirects.
+type fake struct {
+	refuse error            // answer to each Apply
+	unfit  map[string]error // answers to Probe, and to Load as "ebpf"
+	has    string           // backend of every namespace
 
 	mu      sync.Mutex
 	applied []redirect.Rules
+	by      []string // the backends of those
 }
 
-func (k *kernel) Name() string  { return "fake" }
-func (k *kernel) Probe() error  { return nil }
-func (k *kernel) Remove() error { return nil }
-func (k *kernel) Apply(r redirect.Rules) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.applied = append(k.applied, r)
-	return k.refuse
+func (f *fake) Load() error                                      { return f.unfit["ebpf"] }
+func (f *fake) Collect() error                                   { return nil }
+func (f *fake) Applied(*os.File) (string, error)                 { return f.has, nil }
+func (f *fake) Backend(name string, _ *os.File) redirect.Backend { return backend{f, name} }
+
+type backend struct {
+	*fake
+	name string
+}
+
+func (b backend) Name() string  { return b.name }
+func (b backend) Probe() error  { return b.unfit[b.name] }
+func (b backend) Remove() error { return nil }
+func (b backend) Apply(r redirect.Rules) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.applied, b.by = append(b.applied, r), append(b.by, b.name)
+	return b.refuse
 }
 
 // start runs an agent until the test ends.
-func start(t *testing.T, k *kernel) (*Agent, Config) {
+func start(t *testing.T, k *fake) (*Agent, Config) {
 	t.Helper()
 	dir := t.TempDir()
 	c := Config{
 		Socket: filepath.Join(dir, "run", "agent.sock"), Results: filepath.Join(dir, "results"), Run: dir,
-		Backend: redirect.Auto, Log: slog.New(slog.DiscardHandler),
-		pick: func(string, *os.File) (redirect.Backend, string, error) { return k, "a test", nil },
+		Redirect: redirect.Auto, Log: slog.New(slog.DiscardHandler), kernel: k,
 	}
 	a, err := New(c)
 	if err != nil {
@@ -102,7 +114,7 @@ func TestAsk(t *testing.T) {
 		{name: "too long", request: Request{Command: Add, Annotations: meshed("tulle.dev/x", strings.Repeat("x", maxPacket))}, err: "annotations have"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			k := &kernel{refuse: c.refuse}
+			k := &fake{refuse: c.refuse}
 			_, config := start(t, k)
 			var netns *os.File
 			if c.netns {
@@ -135,14 +147,13 @@ func TestRepair(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("the agent answers root only")
 	}
-	k := &kernel{}
+	k := &fake{}
 	a, c := start(t, k)
 	for name, content := range map[string]string{
 		"results/pods-a-eth0": result,
 		"results/pods-b-eth0": strings.Replace(result, "cni-1", "gone", 1),
 		"results/pods-c-eth0": strings.Replace(result, "tulle.dev/injected", "other", 1),
 		"results/pods-d-eth0": "{",
-		"netns/cni-1":         "",
 	} {
 		name = filepath.Join(c.Run, name)
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
@@ -151,6 +162,13 @@ func TestRepair(t *testing.T) {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// The pod's is this process's own.
+	if err := os.Mkdir(filepath.Join(c.Run, "netns"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/proc/self/ns/net", filepath.Join(c.Run, "netns/cni-1")); err != nil {
+		t.Fatal(err)
 	}
 	if err := a.Repair(); err != nil {
 		t.Error(err)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/tulle-mesh/tulle/cni/redirect"
 )
 
 // maxResult bounds a cached result, in bytes: it holds the pod's annotations
@@ -31,9 +33,9 @@ type cached struct {
 	} `json:"result"`
 }
 
-// Repair redirects the traffic of all meshed pods that run on this node, as
-// ADD would have. It goes on where one pod cannot be repaired, and returns
-// what went wrong.
+// Repair redirects the traffic of all meshed pods that run on this node, those
+// that are already with the backend that they have. It goes on where one pod
+// cannot be repaired, and returns what went wrong.
 func (a *Agent) Repair() error {
 	names, err := filepath.Glob(filepath.Join(a.config.Results, "*"))
 	if err != nil {
@@ -96,7 +98,11 @@ func (a *Agent) repair(pod cached) error {
 		return err
 	}
 	defer netns.Close()
-	return a.redirect(pod.CapabilityArgs.Annotations, netns)
+	err = a.redirect(pod.name(), pod.CapabilityArgs.Annotations, netns, true)
+	if errors.Is(err, redirect.ErrNewer) {
+		return nil // it is redirected, by a later version, which knows better
+	}
+	return err
 }
 
 // namespace returns the path of the pod's network namespace below /run, "" if

@@ -13,7 +13,6 @@
 package install
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,47 +50,72 @@ func (n Node) Program() error {
 // tells whether it was not. It returns fs.ErrNotExist as long as there is no
 // configuration.
 func (n Node) Chain() (changed bool, err error) {
-	names, err := n.configurations()
-	if err != nil {
+	name, list, changed, err := n.first()
+	if err != nil || !changed {
 		return false, err
 	}
+	if err := n.replace(name, list); err != nil {
+		return false, fmt.Errorf("%s: %w", name, err)
+	}
+	return true, nil
+}
+
+// first returns the file that the runtime uses, how it should be, and whether that
+// is a change.
+func (n Node) first() (name string, list []byte, changed bool, err error) {
+	names, err := n.configurations()
+	if err != nil {
+		return "", nil, false, err
+	}
 	for _, name := range names {
-		changed, err := n.chainFile(name)
+		conf, err := os.ReadFile(name)
+		if err == nil {
+			list, changed, err = chain(conf, n.Socket)
+		}
 		if errors.Is(err, errNotYet) {
 			continue // the runtime passes it over as well
 		}
 		if err != nil {
-			return false, fmt.Errorf("%s: %w", name, err)
+			return "", nil, false, fmt.Errorf("%s: %w", name, err)
 		}
-		return changed, nil
+		return name, list, changed, nil
 	}
-	return false, fmt.Errorf("%s: no network configuration: %w", n.Conf, fs.ErrNotExist)
+	return "", nil, false, fmt.Errorf("%s: no network configuration: %w", n.Conf, fs.ErrNotExist)
 }
 
-func (n Node) chainFile(name string) (bool, error) {
+// replace puts a list in the place of the configuration that it was made from.
+func (n Node) replace(name string, list []byte) error {
 	info, err := os.Stat(name)
 	if err != nil {
-		return false, err
-	}
-	conf, err := os.ReadFile(name)
-	if err != nil {
-		return false, err
-	}
-	list, changed, err := chain(conf, n.Socket)
-	if err != nil || !changed {
-		return false, err
+		return err
 	}
 	target := name
 	if filepath.Ext(name) != ".conflist" { // read as a single plugin, whatever is inside
 		target = strings.TrimSuffix(name, filepath.Ext(name)) + ".conflist"
 	}
 	if err := write(target, list, info.Mode().Perm()); err != nil {
-		return false, err
+		return err
 	}
 	if target != name {
-		return true, os.Rename(name, name+aside)
+		return os.Rename(name, name+aside)
 	}
-	return true, nil
+	return nil
+}
+
+// Chained reports why the runtime does not call the plugin, if so.
+func (n Node) Chained() error {
+	if _, err := os.Stat(filepath.Join(n.Bin, plugin.Name)); err != nil {
+		return fmt.Errorf("the plugin is not installed: %w", err)
+	}
+	name, _, changed, err := n.first()
+	if err != nil {
+		return err
+	}
+	if changed {
+		return fmt.Errorf("%s does not have %s last in its chain: another program writes this file; have it leave others' entries alone (Cilium: cni.exclusive=false)",
+			filepath.Base(name), plugin.Name)
+	}
+	return nil
 }
 
 // configurations returns what a runtime would look at, in its order.
@@ -107,36 +131,6 @@ func (n Node) configurations() ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// Watch chains the plugin, and does so again whenever somebody changes the
-// folder, until ctx ends. Each time it had to, it calls chained: pods may have
-// started meanwhile without it.
-func (n Node) Watch(ctx context.Context, chained func()) error {
-	changes, err := watch(n.Conf)
-	if err != nil {
-		return err
-	}
-	defer changes.Close()
-	defer context.AfterFunc(ctx, func() { changes.Close() })()
-	for {
-		switch changed, err := n.Chain(); {
-		case errors.Is(err, fs.ErrNotExist):
-			n.Log.Info("waiting for the cluster's network plugin", "error", err)
-		case err != nil:
-			n.Log.Error("cannot chain the plugin", "error", err)
-		case changed:
-			n.Log.Info("chained the plugin", "folder", n.Conf)
-			chained()
-		}
-		err := changes.wait()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("watch %s: %w", n.Conf, err)
-		}
-	}
 }
 
 // Remove takes the plugin out of every chain and, unless one still needs it,

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -91,7 +92,13 @@ func TestChainAndRemove(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := node(t, c.confs)
+			if err := n.Program(); err != nil {
+				t.Fatal(err)
+			}
 			before := n.listing(t)
+			if err := n.Chained(); err == nil || !strings.Contains(err.Error(), "last in its chain") {
+				t.Errorf("Chained before: %v", err)
+			}
 			if changed, err := n.Chain(); err != nil || !changed {
 				t.Fatalf("Chain: %v, %v", changed, err)
 			}
@@ -101,8 +108,8 @@ func TestChainAndRemove(t *testing.T) {
 			if changed, err := n.Chain(); err != nil || changed {
 				t.Errorf("Chain again: %v, %v, want no change", changed, err)
 			}
-			if err := n.Program(); err != nil {
-				t.Fatal(err)
+			if err := n.Chained(); err != nil {
+				t.Errorf("Chained: %v", err)
 			}
 			if err := n.Remove(); err != nil {
 				t.Fatal(err)
@@ -148,6 +155,9 @@ func numbers(t *testing.T, raw []byte) (v any) {
 }
 
 func TestNoConfiguration(t *testing.T) {
+	if err := node(t, nil).Chained(); err == nil || !strings.Contains(err.Error(), "not installed") {
+		t.Errorf("Chained: %v, want that the program is missing", err)
+	}
 	if _, err := node(t, nil).Chain(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v, want that nothing is there", err)
 	}
@@ -178,6 +188,24 @@ func TestRewritten(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// Now and then is once; again and again gets longer pauses, up to a minute.
+func TestQuarrel(t *testing.T) {
+	var q quarrel
+	now := time.Unix(1, 0)
+	for i, step := range []struct{ after, want time.Duration }{
+		{0, 0}, {time.Hour, 0}, {time.Hour, 0}, {time.Hour, 0}, {time.Hour, 0},
+		{0, 0}, {0, 0}, {0, time.Second}, {time.Second, 2 * time.Second}, {2 * time.Second, 4 * time.Second},
+		{4 * time.Second, 8 * time.Second}, {8 * time.Second, 16 * time.Second}, {16 * time.Second, 32 * time.Second},
+		{40 * time.Second, time.Minute}, {time.Minute, time.Minute}, {time.Minute, time.Minute},
+		{71 * time.Second, 0}, {0, 0},
+	} {
+		now = now.Add(step.after)
+		if got := q.again(now); got != step.want {
+			t.Errorf("step %d: pause %v, want %v", i, got, step.want)
+		}
 	}
 }
 
