@@ -74,7 +74,7 @@ func BenchmarkHTTP2(b *testing.B) {
 
 // BenchmarkHTTP2Bulk moves large bodies.
 func BenchmarkHTTP2Bulk(b *testing.B) {
-	app := newH2App(b, &http2.Server{}, func(w http.ResponseWriter, r *http.Request) { _, _ = io.CopyN(w, zeros{}, 64<<20) })
+	app := newH2App(b, func(w http.ResponseWriter, r *http.Request) { _, _ = io.CopyN(w, zeros{}, 64<<20) })
 	for _, way := range h2Ways {
 		b.Run(way.name, func(b *testing.B) {
 			c := newH2Client(b)

@@ -92,11 +92,6 @@ func rawApp(t testing.TB, on func(f *http2.Framer, c net.Conn, id uint32), setti
 	return ln.Addr()
 }
 
-// answer200 answers with a status only.
-func answer200(f *http2.Framer, id uint32) {
-	_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: []byte{0x88}, EndStream: true, EndHeaders: true})
-}
-
 // deadAddr is an address that refuses connections.
 func deadAddr(t testing.TB) net.Addr {
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -123,7 +118,7 @@ func TestH2Elsewhere(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var seen atomic.Int64
-			good := newH2App(t, &http2.Server{}, func(w http.ResponseWriter, r *http.Request) {
+			good := newH2App(t, func(w http.ResponseWriter, r *http.Request) {
 				b, _ := io.ReadAll(r.Body)
 				seen.Add(1)
 				fmt.Fprintf(w, "%s %s", r.Method, b)
@@ -206,7 +201,7 @@ func TestH2Nobody(t *testing.T) {
 }
 
 func TestH2HeaderListTooLarge(t *testing.T) {
-	app := newH2App(t, &http2.Server{}, func(http.ResponseWriter, *http.Request) { t.Error("was asked") })
+	app := newH2App(t, func(http.ResponseWriter, *http.Request) { t.Error("was asked") })
 	c, err := net.Dial("tcp4", newTestPair(t, app, false).addr)
 	if err != nil {
 		t.Fatal(err)
@@ -244,7 +239,7 @@ func TestH2HeaderListTooLarge(t *testing.T) {
 // and no other stream.
 func TestH2SlowReader(t *testing.T) {
 	var written atomic.Int64
-	app := newH2App(t, &http2.Server{}, func(w http.ResponseWriter, r *http.Request) {
+	app := newH2App(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/fast" {
 			fmt.Fprint(w, "fast")
 			return
@@ -285,7 +280,7 @@ func TestH2SlowReader(t *testing.T) {
 // TestH2Drain: what is under way is finished, and the client goes elsewhere.
 func TestH2Drain(t *testing.T) {
 	asked, goOn := make(chan struct{}), make(chan struct{})
-	app := newH2App(t, &http2.Server{}, func(w http.ResponseWriter, r *http.Request) {
+	app := newH2App(t, func(w http.ResponseWriter, r *http.Request) {
 		close(asked)
 		<-goOn
 		fmt.Fprint(w, "done")
@@ -394,7 +389,7 @@ func TestH2Leak(t *testing.T) {
 // TestH2ClientGone: the application hears that the client does not want the answer.
 func TestH2ClientGone(t *testing.T) {
 	gone := make(chan error, 1)
-	app := newH2App(t, &http2.Server{}, func(w http.ResponseWriter, r *http.Request) {
+	app := newH2App(t, func(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 		gone <- r.Context().Err()
@@ -414,7 +409,7 @@ func TestH2ClientGone(t *testing.T) {
 
 // TestH2Strict: without an identity there is no HTTP/2 either.
 func TestH2Strict(t *testing.T) {
-	app := newH2App(t, &http2.Server{}, func(http.ResponseWriter, *http.Request) {})
+	app := newH2App(t, func(http.ResponseWriter, *http.Request) {})
 	pair := newTestPair(t, app, true)
 	if resp, err := newH2Client(t).Get("http://" + pair.addr + "/"); err != nil {
 		t.Error(err)

@@ -14,7 +14,6 @@ import (
 	"github.com/summerwind/h2spec/hpack"
 	spechttp2 "github.com/summerwind/h2spec/http2"
 	"github.com/summerwind/h2spec/spec"
-	"golang.org/x/net/http2"
 )
 
 // notThroughAProxy are the cases of h2spec that can't be seen through a proxy,
@@ -28,7 +27,7 @@ func TestH2Spec(t *testing.T) {
 	if testing.Short() {
 		t.Skip("h2spec waits for what must not come")
 	}
-	app := newH2App(t, &http2.Server{}, func(w http.ResponseWriter, r *http.Request) {
+	app := newH2App(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "text/plain")
 		fmt.Fprint(w, "hello, this is an answer")

@@ -3,7 +3,6 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -15,18 +14,24 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/h2c"
 	"golang.org/x/net/http2/hpack"
 )
 
+// priorKnowledge is HTTP/2 in the clear, without asking for it first.
+func priorKnowledge() *http.Protocols {
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	return &p
+}
+
 // newH2App serves HTTP/2 with prior knowledge on loopback.
-func newH2App(t testing.TB, conf *http2.Server, h http.HandlerFunc) net.Addr {
+func newH2App(t testing.TB, h http.HandlerFunc) net.Addr {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: h2c.NewHandler(h, conf)}
+	server := &http.Server{Handler: h, Protocols: priorKnowledge()}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(ln) })
 	t.Cleanup(func() { server.Close(); serving.Wait() })
@@ -35,12 +40,7 @@ func newH2App(t testing.TB, conf *http2.Server, h http.HandlerFunc) net.Addr {
 
 // newH2Client is a client that speaks HTTP/2 with prior knowledge.
 func newH2Client(t testing.TB) *http.Client {
-	tr := &http2.Transport{
-		AllowHTTP: true,
-		DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, addr)
-		},
-	}
+	tr := &http.Transport{Protocols: priorKnowledge()}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
 }
@@ -173,7 +173,7 @@ func TestHTTP2Transparency(t *testing.T) {
 	for _, talk := range h2Talks {
 		t.Run(talk.name, func(t *testing.T) {
 			t.Parallel()
-			app := newH2App(t, &http2.Server{}, talk.app)
+			app := newH2App(t, talk.app)
 			want := ""
 			for _, way := range h2Ways {
 				got := talk.talk(t, newH2Client(t), "http://"+way.target(t, app))
@@ -246,7 +246,7 @@ func TestHTTP2Load(t *testing.T) {
 	if err != nil {
 		t.Skip("h2load is not installed (Debian: nghttp2-client)")
 	}
-	app := newH2App(t, &http2.Server{}, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("x", 1000)) })
+	app := newH2App(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("x", 1000)) })
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "-n", "5000", "-c", "5", "-m", "100", "http://"+newTestPair(t, app, false).addr+"/").CombinedOutput()

@@ -179,7 +179,7 @@ func (in *inbound) link(ctx context.Context, over *mtls.Conn) {
 		},
 	})
 	in.track.expect(keepIdle, true)
-	if err := l.Run(); err != nil && !isReset(err) {
+	if err := l.Run(); !isReset(err) {
 		in.proxy.log.Debug("link ended", "from", in.client.Addr, "error", err)
 	}
 }

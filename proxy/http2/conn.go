@@ -153,7 +153,9 @@ func (c *Conn) Run(first []byte) error {
 	return err
 }
 
-// read turns what comes into calls, batch by batch.
+// read turns what comes into calls, batch by batch. A FIN ends the connection with
+// all its streams: HTTP/2 has no half-closed connections, and servers (Go's, gRPC's,
+// nginx) do not answer a client that sends no more, either.
 func (c *Conn) read() error {
 	for {
 		for {

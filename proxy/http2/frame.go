@@ -31,7 +31,7 @@ const (
 
 const (
 	headerLen     = 9
-	maxFrame      = 16 << 10 // SETTINGS_MAX_FRAME_SIZE's initial value; what is sent and taken
+	maxFrame      = 16 << 10 // SETTINGS_MAX_FRAME_SIZE's initial value; what is sent and taken: a TLS record holds no more
 	initialWindow = 1<<16 - 1
 	maxWindow     = 1<<31 - 1
 	maxStreamID   = 1<<31 - 1
