@@ -49,7 +49,7 @@ type Config struct {
 
 const (
 	defaultDrain = 5 * time.Second
-	windowGrowth = 64 << 20 // bytes that sessions over long paths may hold beyond what each begins with, together
+	windowGrowth = 16 << 20 // bytes that sessions over long paths may hold beyond what each begins with, together: a pod has 64 MiB
 )
 
 // Validate reports all that is wrong with the configuration.

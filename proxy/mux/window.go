@@ -13,7 +13,7 @@ import (
 const (
 	window     = 128 << 10
 	maxWindow  = 4 << 20
-	linkGrowth = 16 << 20  // of all windows of a link together
+	linkGrowth = 8 << 20   // of all windows of a link together
 	fastEnough = 128 << 20 // bytes per second
 )
 
