@@ -48,7 +48,7 @@ const (
 // Memory of a connection.
 const (
 	connWindow   = 4 << 20  // bytes that the peer may send ahead: what 50 ms of round trip take at 80 MB/s
-	maxHeld      = 64 << 20 // bytes received and not yet sent on; beyond, the peer has to wait
+	maxHeld      = 16 << 20 // bytes received and not yet sent on; beyond, the peer has to wait: a pod has 64 MiB
 	maxStreamWin = 1 << 20  // a stream's window grows up to this while its receiver keeps up
 	outRoom      = 128 << 10
 	maxOut       = 8 << 20   // of frames other than DATA for a peer that does not read

@@ -252,7 +252,7 @@ func (s *Stream) creditLocked(n int64) bool {
 	if !s.open || s.recvEnd || s.unacked < s.target/2 {
 		return false
 	}
-	if s.held == 0 && 2*s.target <= maxStreamWin && c.held < maxHeld/16 {
+	if s.held == 0 && 2*s.target <= maxStreamWin && c.held < maxHeld/4 {
 		s.unacked += s.target // twice as much from now on
 		s.target *= 2
 	}
