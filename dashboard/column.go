@@ -18,6 +18,15 @@ func sliceAt(t time.Time) int64 { return t.Unix() / int64(slice/time.Second) }
 // sliceStart returns when a slice begins.
 func sliceStart(n int64) time.Time { return time.Unix(n*int64(slice/time.Second), 0) }
 
+// coveredSeconds is how much of a slice was counted, of the one in which the
+// Collector began only a part.
+func coveredSeconds(n int64, began time.Time) float64 {
+	if n != sliceAt(began) {
+		return slice.Seconds()
+	}
+	return max(sliceStart(n+1).Sub(began).Seconds(), 1)
+}
+
 // amount is what was counted in a time: of a row, or of a series.
 type amount struct {
 	counts  counts

@@ -75,18 +75,18 @@ func newPage() (*page, error) {
 }
 
 // fillIndex writes the assets' folder into index.html, and a line for each
-// module, so that a browser asks for all of them at once instead of finding
-// out one by one what imports what.
+// module, so that boot.js asks for all of them at once instead of the browser's
+// finding out one by one what imports what.
 func fillIndex(index []byte, folder string, bodies map[string][]byte) []byte {
 	var modules []string
 	for name := range bodies {
 		if ext := path.Ext(name); ext == ".mjs" || ext == ".js" && name != "boot.js" && name != "vendor/uplot.js" {
-			modules = append(modules, fmt.Sprintf("<link rel=\"modulepreload\" href=\"%s/%s\">", folder, name))
+			modules = append(modules, fmt.Sprintf("<link rel=\"part\" href=\"%s/%s\">", folder, name))
 		}
 	}
 	slices.Sort(modules)
 	index = bytes.ReplaceAll(index, []byte(`"/assets/`), []byte(`"`+folder+`/`))
-	return bytes.ReplaceAll(index, []byte("<!-- modules -->"), []byte(strings.Join(modules, "\n    ")))
+	return bytes.ReplaceAll(index, []byte("<!-- parts -->"), []byte(strings.Join(modules, "\n    ")))
 }
 
 func newPageFile(name string, body []byte) *pageFile {

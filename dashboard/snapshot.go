@@ -55,6 +55,7 @@ func (w Window) String() string {
 // shares nothing that changes; the views are functions of it.
 type snapshot struct {
 	now     time.Time
+	began   time.Time
 	window  Window
 	span    time.Duration // that the window's figures cover
 	columns []*column     // of the window
@@ -129,7 +130,7 @@ func (c *Collector) copyState(window Window) *snapshot {
 	c.advanceLocked(now, true)
 	h := c.history
 	s := &snapshot{
-		now: now, window: window, inventory: c.inventory.Load(), keys: slices.Clone(h.keys), newest: c.open.oldest - 1,
+		now: now, began: c.began, window: window, inventory: c.inventory.Load(), keys: slices.Clone(h.keys), newest: c.open.oldest - 1,
 		recent: h.since(sliceStart(c.open.oldest - historySlices)), changes: c.changes.newest(), coverage: c.coverageLocked(),
 	}
 	from := int64(0)

@@ -259,7 +259,7 @@ func (t *tables) points(s *sum) Points {
 		case !t.known[i]:
 			points[i] = math.NaN()
 		case s.points != nil:
-			points[i] = round(s.points[i]/slice.Seconds(), 10)
+			points[i] = round(s.points[i]/coveredSeconds(t.newest-historySlices+1+int64(i), t.began), 10)
 		}
 	}
 	return points

@@ -76,6 +76,7 @@ func (s subject) wants(key *seriesKey) bool {
 // timeline is the amounts of one subject on a grid of steps.
 type timeline struct {
 	now   time.Time
+	began time.Time
 	first int64 // slice
 	each  int64 // slices in a step
 	steps []step
@@ -100,7 +101,7 @@ func (c *Collector) timeline(of subject, window time.Duration, each int64) *time
 	c.mu.Lock()
 	c.advanceLocked(now, true)
 	end := (c.open.oldest + each - 1) / each * each
-	t := &timeline{now: now, each: each, first: end - max(int64(window/slice), each)/each*each}
+	t := &timeline{now: now, began: c.began, each: each, first: end - max(int64(window/slice), each)/each*each}
 	columns := c.history.since(sliceStart(t.first))
 	var ids []uint32
 	for id, key := range c.history.keys {
@@ -127,7 +128,11 @@ func (t *timeline) add(c *column, ids []uint32) {
 	}
 	for i := from; i <= to && i < int64(len(t.steps)); i++ {
 		s := &t.steps[i]
-		s.seconds += float64(c.span) * slice.Seconds() / float64(over)
+		if c.span == 1 {
+			s.seconds += coveredSeconds(c.first, t.began)
+		} else {
+			s.seconds += float64(c.span) * slice.Seconds() / float64(over)
+		}
 		for _, a := range found {
 			s.parts = append(s.parts, stepPart{a, over, i - (c.first-t.first)/t.each})
 		}

@@ -1,10 +1,12 @@
-// One event stream brings every table, whole, once a second. Series and the
-// like, which change with each slice of the history, are asked for as it goes on.
+// One event stream brings every table, whole, once a second, or, of a large mesh,
+// each few; meanwhile it beats. Series and the like, which change with each slice
+// of the history, are asked for as it goes on.
 
 import { useEffect, useState } from "./html.js";
 
 const staleAfter = 4000; // ms without news
 const retryAfter = 2000;
+const soon = 100;
 const refreshAfter = 5000; // a slice of the history
 
 // mesh is the newest news. Its state is "connecting", "live", "lost" (there is
@@ -16,6 +18,7 @@ let source = null;
 let range = "";
 let watchdog = 0;
 let retry = 0;
+let failed = false; // the last connection
 
 function publish(change) {
   Object.assign(mesh, change);
@@ -40,27 +43,23 @@ function connect() {
   disconnect();
   source = new EventSource(`/api/v1/stream?range=${range}`);
   watch();
-  let due = 0;
   source.onmessage = (message) => {
     watch();
-    if (mesh.state === "live" && performance.now() < due) return; // another one comes in a second
-    const table = JSON.parse(message.data);
-    due = performance.now() + pace(table);
-    publish({ state: "live", trouble: "", table, heard: Date.now() });
+    failed = false;
+    publish({ state: "live", trouble: "", table: JSON.parse(message.data), heard: Date.now() });
   };
+  source.addEventListener("beat", watch);
   source.addEventListener("trouble", (message) => {
     watch();
     publish({ state: "trouble", trouble: JSON.parse(message.data).error });
   });
   source.onerror = () => {
-    publish({ state: "lost" });
-    retry = setTimeout(connect, retryAfter); // a browser gives up on some errors; we do not
+    // One that breaks may do so since an address of this machine has changed.
+    if (failed || mesh.state !== "live") publish({ state: "lost" });
+    retry = setTimeout(connect, failed ? retryAfter : soon); // a browser gives up on some errors; we do not
+    failed = true;
   };
 }
-
-// pace is how long, in ms, news stays before it is drawn anew: to draw a large
-// mesh costs more, and its figures do not change faster.
-const pace = ({ edges }) => Math.min(5, Math.max(1, Math.round(edges.length / 40))) * 1000 - 500;
 
 // watch notices a control plane that is silent though its connection is open.
 function watch() {
@@ -76,6 +75,17 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden) disconnect();
   else if (range) connect();
 });
+
+// useHidden tells whether nobody looks.
+export function useHidden() {
+  const [hidden, set] = useState(document.hidden);
+  useEffect(() => {
+    const change = () => set(document.hidden);
+    document.addEventListener("visibilitychange", change);
+    return () => document.removeEventListener("visibilitychange", change);
+  }, []);
+  return hidden;
+}
 
 // useMesh draws a component again with each news.
 export function useMesh() {
@@ -110,7 +120,8 @@ export function useAnswer(path, query) {
 }
 
 async function ask(question, signal) {
-  const response = await fetch(question, { signal });
+  const again = () => fetch(question, { signal });
+  const response = await again().catch(again); // once: an address of this machine may have changed
   const value = await response.json();
   if (!response.ok) throw new Error(value.error);
   return value;

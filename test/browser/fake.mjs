@@ -6,7 +6,7 @@
 //	node test/browser/fake.mjs [--edges 200] [--port 4190]
 
 import { createServer } from "node:http";
-import { readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { extname } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -332,6 +332,7 @@ export function identities(mesh, now = new Date()) {
   return { now: now.toISOString(), range: "5m", roots: [root], items };
 }
 
+const perSecond = 8; // requests that a tap shows
 let number = 0;
 
 export function event(mesh, now = new Date()) {
@@ -377,29 +378,59 @@ export function answer(mesh, path, query = new URLSearchParams()) {
   return null;
 }
 
+const together = 1000; // ms; see together_ms in dashboard/openapi.yaml
+const data = (value) => `data: ${JSON.stringify(value)}\n\n`;
+
+// texts are what a stream sends next, and how often.
+const streams = {
+  "/api/v1/stream": {
+    every: 1000,
+    text: (next, mesh, n) =>
+      n % Math.min(5, Math.max(1, Math.floor(mesh.edges.length / 40))) ? "event: beat\ndata: {}\n\n" : data(next()),
+  },
+  "/api/v1/tap": {
+    every: together,
+    text: (next) => Array.from({ length: (perSecond * together) / 1000 }, () => data(next())).join(""),
+  },
+};
+
 async function serve(mesh, request, response) {
   const url = new URL(request.url, "http://localhost");
   if (url.pathname.startsWith("/api/")) {
-    const every = { "/api/v1/stream": 1000, "/api/v1/tap": 120 }[url.pathname];
-    response.setHeader("Content-Type", every ? "text/event-stream" : "application/json");
-    if (!every) return response.end(JSON.stringify(answer(mesh, url.pathname, url.searchParams)));
-    const send = () => response.write(`data: ${JSON.stringify(answer(mesh, url.pathname, url.searchParams))}\n\n`);
+    const stream = streams[url.pathname];
+    const next = () => answer(mesh, url.pathname, url.searchParams);
+    response.setHeader("Content-Type", stream ? "text/event-stream" : "application/json");
+    if (!stream) return response.end(JSON.stringify(next()));
+    let n = 0;
+    const send = () => response.write(stream.text(next, mesh, n++));
     send();
-    const timer = setInterval(send, every);
+    const timer = setInterval(send, stream.every);
     return response.on("close", () => clearInterval(timer));
   }
   const file = url.pathname.startsWith("/assets/") ? url.pathname.slice(8) : "index.html";
   response.setHeader("Content-Type", types[extname(file)] ?? "text/plain");
-  response.end(await readFile(fileURLToPath(new URL(file, ui))));
+  const body = await readFile(fileURLToPath(new URL(file, ui)));
+  response.end(file === "index.html" ? String(body).replace("<!-- parts -->", await partsOf()) : body);
 }
+
+// partsOf does what dashboard/page.go does: it names every module.
+async function partsOf() {
+  const files = await readdir(ui, { recursive: true });
+  const modules = files.filter((f) => /\.m?js$/.test(f) && !/boot|uplot/.test(f));
+  return modules.map((f) => `<link rel="part" href="/assets/${f}" />`).join("");
+}
+
+// listen serves a made-up mesh on loopback, and returns the server.
+export const listen = (mesh, port) =>
+  createServer((request, response) => serve(mesh, request, response).catch((error) => response.destroy(error))).listen(
+    port,
+    "127.0.0.1",
+  );
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const option = (name, usual) => Number(process.argv[process.argv.indexOf(`--${name}`) + 1] || 0) || usual;
   const mesh = process.argv.includes("--edges") ? large(option("edges", 200)) : shop;
   const port = option("port", 4190);
-  createServer((request, response) => serve(mesh, request, response).catch((error) => response.destroy(error))).listen(
-    port,
-    "127.0.0.1",
-  );
+  listen(mesh, port);
   console.log(`http://127.0.0.1:${port}/ shows ${mesh.edges.length} made-up edges`);
 }

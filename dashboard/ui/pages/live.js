@@ -4,11 +4,13 @@
 import { html, useEffect, useLayoutEffect, useRef, useState } from "../html.js";
 import * as format from "../format.js";
 import { choose, go, to, toEdge, toService } from "../route.js";
-import { Empty, Figure, Security } from "../parts/basics.js";
+import { useHidden } from "../stream.js";
+import { Empty, Security } from "../parts/basics.js";
 
-const most = 100; // rows that are kept
+const most = 50; // rows that are kept
 const perSecond = 25; // events asked for; the rest is counted
-const drawEvery = 500; // ms
+const drawEvery = 1000; // ms at most; the first requests after a while are drawn
+const soon = 50;
 
 const fields = ["service", "client", "method", "path", "status", "min_ms"];
 const statuses = { "": "any", "2xx": "2xx", "3xx": "3xx", "4xx": "4xx", "5xx": "5xx", failed: "failed" };
@@ -17,7 +19,6 @@ const methods = ["", "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 export function Live({ table, query }) {
   const filter = Object.fromEntries(fields.filter((f) => query[f]).map((f) => [f, query[f]]));
   const [paused, setPaused] = useState(false);
-  const tap = useTap(filter, paused);
   return html`<div class="title">
       <h1>Live</h1>
       <p>requests as they happen, from every proxy</p>
@@ -27,7 +28,14 @@ export function Live({ table, query }) {
     </div>
     <${Filters} filter=${filter} services=${table.services} />
     <${Command} filter=${filter} />
-    <p class="tally">${tallyOf(tap, paused)}</p>
+    <${Events} filter=${filter} paused=${paused} />`;
+}
+
+// Events is what is drawn anew as requests come, and nothing else is.
+function Events({ filter, paused }) {
+  const hidden = useHidden(); // a browser has few connections to one place
+  const tap = useTap(filter, paused || hidden);
+  return html`<p class="tally">${tallyOf(tap, paused)}</p>
     ${tap.error && html`<p class="notice" role="alert">${tap.error}</p>`}
     ${
       tap.rows.length
@@ -47,35 +55,42 @@ const tallyOf = (tap, paused) =>
 function useTap(filter, paused) {
   const [state, set] = useState({ rows: [], seen: 0, dropped: 0, error: "" });
   const number = useRef(0);
-  const question = `/api/v1/tap?${new URLSearchParams({ ...filter, max: perSecond })}`;
+  const question = `/api/v1/tap?${new URLSearchParams({ ...filter, max: perSecond, together_ms: drawEvery })}`;
   useEffect(() => set({ rows: [], seen: 0, dropped: 0, error: "" }), [question]);
   // A layout effect, so that nothing comes once the button says that it is paused.
   useLayoutEffect(() => {
     if (paused) return;
     let fresh = [];
     let error = "";
-    const source = new EventSource(question);
-    source.onmessage = (message) => {
-      const event = JSON.parse(message.data);
-      fresh.unshift({ dropped: event.dropped ?? 0, row: rowOf(event, number.current++) });
-    };
-    source.onerror = async () => {
-      if (source.readyState === EventSource.CLOSED) error = await reason(question);
-    };
-    const draw = setInterval(() => {
-      if (!fresh.length && !error) return;
+    let timer = 0;
+    let ended = false;
+    let drawn = -drawEvery;
+    const draw = () => {
       const [events, trouble] = [fresh, error];
-      [fresh, error] = [[], ""];
+      [fresh, error, timer, drawn] = [[], "", 0, performance.now()];
       set((old) => ({
         rows: [...events, ...old.rows].slice(0, most),
         seen: old.seen + events.length,
         dropped: old.dropped + events.reduce((n, e) => n + e.dropped, 0),
         error: trouble,
       }));
-    }, drawEvery);
+    };
+    const drawSoon = () => (timer ||= setTimeout(draw, Math.max(soon, drawn + drawEvery - performance.now())));
+    const source = new EventSource(question);
+    source.onmessage = (message) => {
+      const event = JSON.parse(message.data);
+      fresh.unshift({ dropped: event.dropped ?? 0, row: rowOf(event, number.current++) });
+      drawSoon();
+    };
+    source.onerror = async () => {
+      if (source.readyState !== EventSource.CLOSED) return;
+      error = await reason(question);
+      if (!ended) drawSoon();
+    };
     return () => {
+      ended = true;
       source.close();
-      clearInterval(draw);
+      clearTimeout(timer);
     };
   }, [question, paused]);
   return state;
@@ -197,21 +212,21 @@ const Requests = ({ rows }) =>
   </div>`;
 
 // rowOf makes a request's row once: a row that stays the same is not drawn again.
+// It has as few parts as it can, since there are many.
 function rowOf(e, key) {
-  const [clock, milliseconds] = format.clock(e.time, "milliseconds").split(".");
   const fine = e.outcome === "success";
   const request = e.method ? `${e.method} ${e.path ?? ""}` : e.protocol;
   const result = fine || e.outcome === "app-failure" ? (e.status ?? "ok") : e.outcome;
   return html`<tr key=${key}>
-    <td class="quiet">${clock}<span class="mid">.${milliseconds}</span></td>
+    <td class="quiet clock">${format.clock(e.time, "milliseconds")}</td>
     <td class="mid">
       <a href=${toEdge({ source: e.source, destination: e.service })}>${e.source_workload || e.source}</a>
     </td>
     <td><a href=${toService(e.service, { replica: e.workload })}>${e.workload || e.service}</a></td>
-    <td class="mid"><${Security} kind=${e.security} /></td>
+    <td class="mid">${e.security === "mtls" ? "mTLS" : html`<${Security} kind=${e.security} />`}</td>
     <td class="path" title=${request}>${request}</td>
     <td class=${`number ${fine ? "" : "bad"}`}>${result}</td>
-    <td class="number"><${Figure} of=${format.latency(e.duration_s)} /></td>
-    <td class="number low"><${Figure} of=${format.bytes(e.bytes_received)} /></td>
+    <td class="number">${format.plain(format.latency(e.duration_s))}</td>
+    <td class="number low quiet">${format.plain(format.bytes(e.bytes_received))}</td>
   </tr>`;
 }
