@@ -832,12 +832,16 @@ int member_inbound(struct bpf_sk_lookup *ctx)
 		ends(ctx, &local, &remote);
 		return to_proxy_port(ctx, netns, &local, &remote);
 	}
-	__u64 number = member(netns, &any, ctx->local_port);
-	if (!number)
-		return SK_PASS; // not meshed
 	ends(ctx, &local, &remote);
-	if (is_loopback(&remote) || noted(ctx, netns, &local, &remote) == CLAIM)
+	if (is_loopback(&remote))
 		return SK_PASS; // as without, or the proxy's hop to its application
+	__u64 number = member(netns, &any, ctx->local_port);
+	if (!number && !member(netns, &local, 0))
+		return SK_PASS; // not meshed
+	if (noted(ctx, netns, &local, &remote) == CLAIM)
+		return SK_PASS; // that hop, or somebody who stays inside
+	if (!number) // whoever calls a member's address speaks mutual TLS, which nobody else here does
+		return skips_port(n, netns, INBOUND, ctx->local_port) ? SK_PASS : SK_DROP;
 	return steer(ctx, number, INBOUND);
 }
 

@@ -95,16 +95,16 @@ func (c *capture) lost(t *testing.T) uint32 {
 // TestCaptureSees is the other half of every proof by capture: what does cross
 // in the clear, a call to a catalog service outside of the mesh, is seen.
 func TestCaptureSees(t *testing.T) {
-	machine, err := newLAN()
+	catalog := write(t, scratch(t), "services.yaml", "services:\n  - name: billing\n    addresses: [%s]\n    ports: [9100]\n", lanFirst)
+
+	host := newHost(t, "--catalog", catalog)
+	machine, err := newLAN() // after the inventory: a link takes its time to come up
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(machine.close)
 	outside := start(t, machine.argv(peerCommand("web", "--name", "outside", lanFirst+":9100")...)...)
 	outside.awaitText(t, outside.stderr, "listening")
-	catalog := write(t, scratch(t), "services.yaml", "services:\n  - name: billing\n    addresses: [%s]\n    ports: [9100]\n", lanFirst)
-
-	host := newHost(t, "--catalog", catalog)
 	host.serve(t, service{name: "web", port: 9100, argv: peerCommand("web", "--name", "inside", ":9100")})
 	for _, c := range []struct {
 		name, answer string

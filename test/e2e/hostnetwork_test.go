@@ -105,14 +105,14 @@ func TestHostNetworkItself(t *testing.T) {
 // those who call the ports of a service that has been meshed still reach it, unless
 // it is to be strict, and the proxy's ports answer nobody.
 func TestHostNetworkOthers(t *testing.T) {
-	machine, err := newLAN()
+	host := newHost(t, "--redirect", "ebpf")
+	machine, err := newLAN() // after the inventory: a link takes its time to come up
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(machine.close)
 	outside := start(t, machine.argv(peerCommand("web", "--name", "outside", ":7000")...)...)
 	outside.awaitText(t, outside.stderr, "listening")
-	host := newHost(t, "--redirect", "ebpf")
 	bystander := start(t, peerCommand("web", "--name", "bystander", ":7001")...)
 	bystander.awaitText(t, bystander.stderr, "listening")
 	host.serve(t, service{name: "open", port: 8080, flags: hostNetwork(), argv: peerCommand("web", "--name", "open", ":8080")})
@@ -142,6 +142,11 @@ func TestHostNetworkOthers(t *testing.T) {
 			if answer := shout(net.JoinHostPort(to, fmt.Sprint(port)), "GET / HTTP/1.1\r\nHost: open:8080\r\nConnection: close\r\n\r\n"); answer != "" {
 				t.Errorf("port %d of %s answers: %q", port, to, answer)
 			}
+		}
+	}
+	for _, port := range []string{"7001", "8081"} { // a bystander's, another workload's
+		if r := play(t, host, append(curl("http://open-1:"+port+"/"), "--fail")...); r.code == 0 || r.stdout != "" {
+			t.Errorf("port %s of a workload that has not named it: %s", port, r)
 		}
 	}
 	meshed := start(t, service{name: "client", flags: hostNetwork("--rm"), argv: curl("http://" + lanFirst + ":7000/")}.runArgs()...)
