@@ -22,7 +22,7 @@ func formats(t *testing.T) {
 		nil,
 		{"control.replicas=3", "autoMesh=team=red", "registry=registry.example.com/mesh", "tag=latest"},
 		{"cni.enabled=false", "trustDomain=example.org", "control.resources.limits.memory=1Gi"},
-		{"cni.backend=nftables", "cni.confDir=/var/lib/cni"},
+		{"cni.redirect=nftables", "cni.confDir=/var/lib/cni"},
 	} {
 		var sets []string
 		for _, v := range values {
