@@ -99,10 +99,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	if err := os.Chmod(a.config.Socket, 0o600); err != nil {
-		listener.Close()
+		_ = listener.Close()
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { listener.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = listener.Close() })()
 	close(a.ready)
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -123,7 +123,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // serve answers one request.
 func (a *Agent) serve(conn *net.UnixConn) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	var reply Reply
 	if err := a.answer(conn); err != nil {

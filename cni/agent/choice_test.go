@@ -18,8 +18,8 @@ import (
 )
 
 var (
-	noEBPF = errors.New("no programs here")
-	noNFT  = errors.New("no tables here")
+	errNoEBPF = errors.New("no programs here")
+	errNoNFT  = errors.New("no tables here")
 )
 
 // TestChoose is about machines.
@@ -31,9 +31,9 @@ func TestChoose(t *testing.T) {
 		says       string
 	}{
 		{"eBPF", "auto", nil, "ebpf", "the first choice"},
-		{"not eBPF", "auto", map[string]error{"ebpf": noEBPF}, "nftables", "ebpf: no programs here"},
-		{"neither", "auto", map[string]error{"ebpf": noEBPF, "nftables": noNFT}, "", "ebpf: no programs here; nftables: no tables here"},
-		{"eBPF is a must", "ebpf", map[string]error{"ebpf": noEBPF}, "", "cannot redirect traffic: ebpf"},
+		{"not eBPF", "auto", map[string]error{"ebpf": errNoEBPF}, "nftables", "ebpf: no programs here"},
+		{"neither", "auto", map[string]error{"ebpf": errNoEBPF, "nftables": errNoNFT}, "", "ebpf: no programs here; nftables: no tables here"},
+		{"eBPF is a must", "ebpf", map[string]error{"ebpf": errNoEBPF}, "", "cannot redirect traffic: ebpf"},
 		{"eBPF is not wanted", "nftables", nil, "nftables", "asked for"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -66,11 +66,11 @@ func TestBackend(t *testing.T) {
 		{name: "starts", first: "ebpf", want: "ebpf"},
 		{name: "starts without eBPF", first: "nftables", want: "nftables"},
 		{name: "runs", first: "ebpf", late: true, want: "nftables"},
-		{name: "runs without nftables", first: "ebpf", late: true, unfit: map[string]error{"nftables": noNFT}, want: "ebpf"},
+		{name: "runs without nftables", first: "ebpf", late: true, unfit: map[string]error{"nftables": errNoNFT}, want: "ebpf"},
 		{name: "has nftables", first: "ebpf", has: "nftables", late: true, want: "nftables"},
 		{name: "has eBPF", first: "nftables", has: "ebpf", late: true, want: "ebpf"},
-		{name: "has eBPF that is broken", first: "nftables", has: "ebpf", late: true, unfit: map[string]error{"ebpf": noEBPF}},
-		{name: "starts where it broke", first: "nftables", unfit: map[string]error{"nftables": noNFT}},
+		{name: "has eBPF that is broken", first: "nftables", has: "ebpf", late: true, unfit: map[string]error{"ebpf": errNoEBPF}},
+		{name: "starts where it broke", first: "nftables", unfit: map[string]error{"nftables": errNoNFT}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			k := &fake{has: tt.has, unfit: tt.unfit}

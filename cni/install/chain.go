@@ -66,7 +66,7 @@ func chain(conf []byte, socket string) (out []byte, changed bool, err error) {
 func unchain(conf []byte) (out []byte, changed bool, err error) {
 	spans, err := elements(conf)
 	if err != nil {
-		return conf, false, nil // no list: not one of ours
+		return conf, false, nil //nolint:nilerr // no list: not one of ours
 	}
 	out = conf
 	for i, s := range slices.Backward(spans) {

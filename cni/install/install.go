@@ -158,7 +158,7 @@ func (n Node) unchainFile(name string) error {
 	}
 	list, changed, err := unchain(conf)
 	if err != nil || !changed {
-		return nil // not one of ours
+		return nil //nolint:nilerr // not one of ours
 	}
 	stem := strings.TrimSuffix(name, filepath.Ext(name))
 	for _, ext := range []string{".conf", ".json"} {

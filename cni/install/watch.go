@@ -20,8 +20,8 @@ func (n Node) Watch(ctx context.Context, chained func()) error {
 	if err != nil {
 		return err
 	}
-	defer changes.Close()
-	defer context.AfterFunc(ctx, func() { changes.Close() })()
+	defer func() { _ = changes.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = changes.Close() })()
 	var quarrel quarrel
 	for {
 		switch changed, err := n.Chain(); {

@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"fmt"
 	"net"
 	"slices"
 	"strings"
