@@ -84,8 +84,8 @@ func TestGoodFlags(t *testing.T) {
 		len(c.Roots) != 1 || fmt.Sprint(c.Networks) != "[10.84.0.0/16 fd84::/64]" || !c.Log.Enabled(t.Context(), slog.LevelDebug) {
 		t.Errorf("%+v", c)
 	}
-	c, err = parse(commandLine(t, writeRoots(t), "networks=10.84.3.7/16,", "log-level=warn"), &bytes.Buffer{})
-	if err != nil || c.Strict || fmt.Sprint(c.Networks) != "[10.84.0.0/16]" || c.Log.Enabled(t.Context(), slog.LevelInfo) {
+	c, err = parse(commandLine(t, writeRoots(t), "networks=10.84.3.7/16,", "address=10.84.0.2", "log-level=warn"), &bytes.Buffer{})
+	if err != nil || c.Strict || fmt.Sprint(c.Addresses) != "[10.84.0.2]" || fmt.Sprint(c.Networks) != "[10.84.0.0/16]" || c.Log.Enabled(t.Context(), slog.LevelInfo) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	c.Ready() // to nobody
@@ -148,6 +148,7 @@ func TestBadFlags(t *testing.T) {
 		{"roots-file=" + rubbish, []string{"roots", "parse"}},
 		{"networks=10.84.0.0", []string{"-networks", "10.84.0.0"}},
 		{"networks=10.84.0.0/16,x", []string{"-networks", "x"}},
+		{"address=10.84.0.2/16", []string{"-address", "10.84.0.2/16"}},
 		{"policy=loose", []string{"-policy", "loose", "permissive or strict"}},
 		{"token-fd=-1", []string{"-token-fd", "must be given"}},
 		{"token-fd=999999", []string{"-token-fd", "999999", "not open"}},
