@@ -67,7 +67,7 @@ func TestChangesAreNoticed(t *testing.T) {
 			t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 		for i := range 3 * maxChanges {
-			c.Observe(list(fmt.Sprint("ready"), []string{"ready", "starting"}[i%2]), nil)
+			c.Observe(list("ready", []string{"ready", "starting"}[i%2]), nil)
 		}
 		if changes := c.snapshot(tenSeconds, nil).changes; len(changes) != maxChanges || changes[0].ID <= changes[1].ID {
 			t.Errorf("%d changes are kept, the newest is number %d", len(changes), changes[0].ID)

@@ -33,8 +33,6 @@ type amount struct {
 	latency packed
 }
 
-func (a amount) empty() bool { return a.counts == (counts{}) && len(a.latency) == 0 }
-
 func (a amount) plus(b amount) amount {
 	return amount{a.counts.plus(b.counts), a.latency.plus(b.latency)}
 }

@@ -69,7 +69,7 @@ func TestScaleServer(t *testing.T) {
 	held := certify(t, testID("control"), time.Now().Add(time.Hour))
 	server := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{held}, ClientAuth: tls.RequireAnyClientCert})),
-		grpc.ReadBufferSize(0), grpc.WriteBufferSize(4<<10), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(0), grpc.WriteBufferSize(4<<10),
 	)
 	tullev1.RegisterTelemetryServer(server, c)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -190,7 +190,7 @@ func scaleProxy(ctx context.Context, t *testing.T, address string, i int) error 
 	held := certify(t, testID(scaleService(i)), time.Now().Add(time.Hour))
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
 		Certificates: []tls.Certificate{held}, InsecureSkipVerify: true, // it is our own process
-	})), grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10))
+	})), grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10))
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func TestTornTailIsDropped(t *testing.T) {
 		t.Fatalf("%d columns, want 4", len(whole.columns))
 	}
 	three := 0
-	for cut := range len(data) {
+	for cut := range data {
 		h, _ := loaded(data[:cut])
 		if !reflect.DeepEqual(h.columns, whole.columns[:len(h.columns)]) && len(h.columns) > 0 || len(h.columns) > 3 {
 			t.Fatalf("cut at %d: %d columns", cut, len(h.columns))

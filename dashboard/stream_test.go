@@ -65,6 +65,7 @@ func TestStreamOfALargeMeshBeats(t *testing.T) {
 				list = append(list, outbound(fmt.Sprint("s", i), "").add(time.Millisecond).message())
 			}
 			p.report(list...)
+			synctest.Wait() // until it is taken
 			ctx, cancel := context.WithCancel(t.Context())
 			w := follow(ctx, t, c, "/api/v1/stream")
 			time.Sleep(6 * time.Second)
@@ -85,10 +86,10 @@ func TestTapSendsEventsTogether(t *testing.T) {
 		p := dial(t, c, testID("client"), "10.84.0.2").hello("client-1", time.Now())
 		ctx, cancel := context.WithCancel(t.Context())
 		w := follow(ctx, t, c, "/api/v1/tap?together_ms=1000")
-		last := time.Duration(0)
-		for _, at := range []time.Duration{0, 200, 400, 1500, 1600, 4000} {
-			time.Sleep(at*time.Millisecond - last)
-			last = at * time.Millisecond
+		last := 0
+		for _, at := range []int{0, 200, 400, 1500, 1600, 4000} {
+			time.Sleep(time.Duration(at-last) * time.Millisecond)
+			last = at
 			p.tap(&tullev1.TapEvent{Service: "web", Outcome: "success"})
 			synctest.Wait()
 		}

@@ -50,7 +50,7 @@ func ServerOptions(a *Authority, log *slog.Logger) []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		// A thousand proxies that say little: their connections take 6 KiB each, not 70; TLS has a buffer to read from.
-		grpc.ReadBufferSize(0), grpc.WriteBufferSize(connBuffer), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(0), grpc.WriteBufferSize(connBuffer),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minClientPing, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: keepaliveTime, Timeout: keepaliveTimeout,

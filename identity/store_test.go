@@ -165,8 +165,7 @@ func TestOpenAfterACrash(t *testing.T) {
 	})
 	t.Run("prepared key without certificate", func(t *testing.T) {
 		dir := t.TempDir() + "/ca"
-		a, err := openDir(dir, clock)
-		if err != nil {
+		if _, err := openDir(dir, clock); err != nil {
 			t.Fatal(err)
 		}
 		content, err := encodeKey(newKey(t))
@@ -174,7 +173,8 @@ func TestOpenAfterACrash(t *testing.T) {
 			t.Fatal(err)
 		}
 		write(t, dir+"/next.key", string(content))
-		if a, err = openDir(dir, clock); err != nil {
+		a, err := openDir(dir, clock)
+		if err != nil {
 			t.Fatal(err)
 		}
 		if err := a.Promote(); err == nil {

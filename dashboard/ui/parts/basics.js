@@ -44,20 +44,22 @@ export function Security({ kind }) {
   >`;
 }
 
-// Spark is a line of the last minutes, on the scale of its own highest point.
-export function Spark({ values, width = 112, height = 24 }) {
-  const known = (values ?? []).filter((v) => v !== null);
-  if (!known.length) return html`<svg class="spark" viewBox=${`0 0 ${width} ${height}`} aria-hidden="true" />`;
+// Spark is a line of the last minutes, of as many as are known, on the scale of
+// its own highest point.
+export function Spark({ values = [], width = 112, height = 24 }) {
+  const known = values.slice(values.findIndex((v) => v !== null));
+  if (known.length < 2 || known.at(-1) === null) {
+    return html`<svg class="spark" viewBox=${`0 0 ${width} ${height}`} aria-hidden="true" />`;
+  }
   const top = Math.max(1e-9, ...known);
-  const step = width / Math.max(1, values.length - 1);
-  const points = values
+  const step = width / (known.length - 1);
+  const points = known
     .map((v, i) => v !== null && `${(i * step).toFixed(1)},${(height - 2 - (v / top) * (height - 4)).toFixed(1)}`)
-    .filter(Boolean);
-  const first = points[0].split(",")[0];
-  const last = points.at(-1).split(",")[0];
+    .filter(Boolean)
+    .join(" ");
   return html`<svg class="spark" viewBox=${`0 0 ${width} ${height}`} preserveAspectRatio="none" aria-hidden="true">
-    <polygon points=${`${first},${height} ${points.join(" ")} ${last},${height}`} />
-    <polyline points=${points.join(" ")} />
+    <polygon points=${`0,${height} ${points} ${width},${height}`} />
+    <polyline points=${points} />
   </svg>`;
 }
 

@@ -117,7 +117,8 @@ function label(pen, answer, shape) {
   for (const value of [1, 2, 5]
     .flatMap((n) => [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10].map((d) => n * d))
     .sort((a, b) => a - b)) {
-    const row = answer.bounds_s.findIndex((b) => b >= value * 0.999);
+    if (value < answer.bounds_s[shape.low] * 0.97) continue;
+    const row = answer.bounds_s.findIndex((b) => b >= value * 0.97);
     if (row < shape.low || row > shape.high + 1) continue;
     const y = shape.y(row);
     if (last - y < 26) continue;
