@@ -59,7 +59,7 @@ func serve(port int, each func(net.Conn)) error {
 			return err
 		}
 		go func() {
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			each(conn)
 		}()
 	}

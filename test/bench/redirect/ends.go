@@ -103,7 +103,7 @@ func serve(addr string, handle func(conn int, peer unix.Sockaddr) error) error {
 			return fmt.Errorf("accept: %w", err)
 		}
 		err = handle(conn, peer)
-		unix.Close(conn)
+		_ = unix.Close(conn)
 		if err != nil {
 			return err
 		}
@@ -153,7 +153,7 @@ func relay(args []string) error {
 		if err != nil {
 			return err
 		}
-		defer unix.Close(next)
+		defer func() { _ = unix.Close(next) }()
 		if behalf {
 			if err := errors.Join(unix.SetsockoptInt(next, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1), unix.Bind(next, peer)); err != nil {
 				return fmt.Errorf("bind on behalf of the client: %w", err)
@@ -229,7 +229,7 @@ func short(args []string) error {
 		if err != nil {
 			return 0, err
 		}
-		defer unix.Close(fd)
+		defer func() { _ = unix.Close(fd) }()
 		return took, roundTrip(fd, message)
 	}
 	for range count / 10 { // until all is warm

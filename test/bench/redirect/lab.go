@@ -64,7 +64,7 @@ func (w way) measure(c config, r *results) error {
 		if err := node.Load(); err != nil {
 			return err
 		}
-		defer node.Remove()
+		defer func() { _ = node.Remove() }()
 		for _, ns := range []*os.File{client, server} {
 			b := w.backend(ns)
 			if err := errors.Join(b.Probe(), b.Apply(redirect.Rules{})); err != nil {
@@ -153,7 +153,7 @@ func (p presence) measure(c config, r *results) error {
 		if err := node.Load(); err != nil {
 			return err
 		}
-		defer node.Remove()
+		defer func() { _ = node.Remove() }()
 		meshed, err := l.namespace()
 		if err != nil {
 			return err
