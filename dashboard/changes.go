@@ -86,7 +86,7 @@ func (c *changes) newest() []Change {
 }
 
 func certificateRenewed(r *record) Change {
-	return Change{Kind: certificateRenewal, Good: true, Service: r.id.Account, Workload: r.workload,
+	return Change{Kind: certificateRenewal, Good: true, Service: r.service, Workload: r.workload,
 		Text: fmt.Sprintf("%s renewed its certificate", r.workload)}
 }
 

@@ -204,6 +204,7 @@ func (c *Collector) attach(ctx context.Context, id mesh.ID, hello *tullev1.Hello
 		r = newRecord(id, hello.Workload, now)
 		c.records[key] = r
 	}
+	r.service = belongsTo(id, hello.Service)
 	if r.start != hello.StartUnixMs {
 		r.rebase()
 		r.counted = now // unless it has run for a while, and nobody knows what it counted when
@@ -214,7 +215,7 @@ func (c *Collector) attach(ctx context.Context, id mesh.ID, hello *tullev1.Hello
 		}
 	}
 	if r.session == 0 && !r.gone.IsZero() && !r.ended {
-		c.changes.add(now, Change{Kind: proxyBack, Good: true, Service: id.Account, Workload: r.workload, Text: "the proxy of " + r.workload + " is back"})
+		c.changes.add(now, Change{Kind: proxyBack, Good: true, Service: r.service, Workload: r.workload, Text: "the proxy of " + r.workload + " is back"})
 	}
 	c.sessions++
 	r.session, r.start, r.version, r.redirect = c.sessions, hello.StartUnixMs, hello.Version, hello.Redirect
@@ -222,7 +223,7 @@ func (c *Collector) attach(ctx context.Context, id mesh.ID, hello *tullev1.Hello
 	r.address, r.cert = peerFacts(ctx, r.cert)
 	c.setPaceLocked()
 	c.config.Log.Info("proxy attached", "workload", r.workload, "identity", r.name, "version", r.version)
-	return session{c.sessions, r, tapClient{id: id, workload: r.workload}}, nil
+	return session{c.sessions, r, tapClient{id: id, service: r.service, workload: r.workload}}, nil
 }
 
 // detach ends a session; said tells whether the proxy said that it would go.
@@ -233,7 +234,7 @@ func (c *Collector) detach(s session, said bool) {
 		r, now := s.record, time.Now()
 		r.end(now, said)
 		if !said {
-			c.changes.add(now, Change{Kind: proxyLost, Service: r.id.Account, Workload: r.workload, Text: "the proxy of " + r.workload + " is gone without a word"})
+			c.changes.add(now, Change{Kind: proxyLost, Service: r.service, Workload: r.workload, Text: "the proxy of " + r.workload + " is gone without a word"})
 		}
 		c.config.Log.Info("proxy gone", "workload", s.record.workload, "said", said)
 	}

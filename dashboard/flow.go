@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -27,21 +28,27 @@ type flow struct {
 	place replicaPlace // zero where no replica is to be seen
 }
 
+// caller is a workload that calls.
+type caller struct {
+	id   mesh.ID
+	name string // what it belongs to
+}
+
 // teller tells each exchange once: the client's side of it, or, where the
 // client has no proxy that reports, the server's.
 type teller struct {
-	identities map[string]bool    // those of which a proxy reports
-	workloads  map[string]mesh.ID // by address
+	identities map[string]bool   // those of which a proxy reports
+	workloads  map[string]caller // by address
 	hosts      []netip.Addr
 	plain      map[[2]string]bool // pairs whose plaintext the client reports
 }
 
 func newTeller(records []*record, hosts []netip.Addr, inventory *tullev1.ListResponse) *teller {
-	t := &teller{identities: map[string]bool{}, workloads: map[string]mesh.ID{}, hosts: hosts, plain: map[[2]string]bool{}}
+	t := &teller{identities: map[string]bool{}, workloads: map[string]caller{}, hosts: hosts, plain: map[[2]string]bool{}}
 	for _, connected := range []bool{false, true} { // who has an address now wins over who had it
 		for _, r := range records {
 			if (r.session != 0) == connected && r.address != "" {
-				t.workloads[r.address] = r.id
+				t.workloads[r.address] = caller{r.id, r.service}
 			}
 		}
 	}
@@ -61,7 +68,9 @@ func newTeller(records []*record, hosts []netip.Addr, inventory *tullev1.ListRes
 		}
 		for _, a := range []string{w.Address4, w.Address6} {
 			if host := hostOf(withoutLength(a)); host != "" {
-				t.workloads[host] = id
+				if known := t.workloads[host]; known.id != id {
+					t.workloads[host] = caller{id, cmp.Or(w.Service, id.Account)}
+				}
 			}
 		}
 	}
@@ -80,7 +89,7 @@ func (t *teller) tell(row *row) (flow, bool) {
 
 func outboundFlow(r *record, key edgeKey) flow {
 	f := flow{edge: edgeRow{
-		source: r.id.Account, kind: kindWorkload, identity: r.name, service: key.service, serviceKind: kindService,
+		source: r.service, kind: kindWorkload, identity: r.name, service: key.service, serviceKind: kindService,
 		security: key.security, protocol: key.protocol,
 	}}
 	if f.edge.service == "" {
@@ -99,7 +108,7 @@ func outboundFlow(r *record, key edgeKey) flow {
 func (t *teller) inboundFlow(r *record, key edgeKey) (flow, bool) {
 	service := key.service
 	if service == "" {
-		service = r.id.Account
+		service = r.service
 	}
 	f := flow{place: replicaPlace{service, r.workload, r.address}, edge: edgeRow{
 		service: service, serviceKind: kindService, security: key.security, protocol: key.protocol,
@@ -116,8 +125,8 @@ func (t *teller) inboundFlow(r *record, key edgeKey) (flow, bool) {
 		return f, true
 	}
 	f.edge.source, f.edge.kind = callerName(key.peerAddress, t.hosts)
-	if id, ok := t.workloads[f.edge.source]; ok { // it went around its proxy, or its proxy let it pass
-		f.edge.source, f.edge.kind, f.edge.identity = id.Account, kindWorkload, id.String()
+	if from, ok := t.workloads[f.edge.source]; ok { // it went around its proxy, or its proxy let it pass
+		f.edge.source, f.edge.kind, f.edge.identity = from.name, kindWorkload, from.id.String()
 	}
 	return f, true
 }

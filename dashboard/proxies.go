@@ -48,7 +48,7 @@ func (s *snapshot) proxyRows() []Proxy {
 			continue // totals only
 		}
 		row := Proxy{
-			Workload: p.workload, Service: p.id.Account, Identity: p.id.String(), Address: p.address, State: p.state(),
+			Workload: p.workload, Service: p.service, Identity: p.id.String(), Address: p.address, State: p.state(),
 			Version: p.version, Redirect: p.redirect, LastReport: stamp(p.heard),
 			RSS: p.stats.rss, Connections: p.stats.connections, Destinations: p.stats.watched,
 			CertExpires: stamp(p.cert.notAfter), Renewals: p.cert.renewals, Edges: p.rows, DroppedEdges: p.dropped,
@@ -73,7 +73,7 @@ func (p *proxyState) verdictViews() []VerdictView {
 		views = append(views, VerdictView{v.address, v.service, v.protocol, v.reason})
 	}
 	for _, key := range p.spoken {
-		view := VerdictView{Destination: p.workload, Service: p.id.Account, Protocol: key.protocol, Reason: "the first bytes of a caller"}
+		view := VerdictView{Destination: p.workload, Service: p.service, Protocol: key.protocol, Reason: "the first bytes of a caller"}
 		if key.security == mesh.MutualTLS.String() {
 			view.Reason = "told by a caller's proxy"
 		}

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 	"unique"
 
@@ -25,6 +26,7 @@ const (
 type record struct {
 	id       mesh.ID
 	name     string // the id's
+	service  string // what its workload belongs to
 	workload string
 	version  string
 	redirect string
@@ -147,7 +149,17 @@ func (t tally[K]) advance(base *tally[K], now tally[K], limit int) tally[K] {
 }
 
 func newRecord(id mesh.ID, workload string, now time.Time) *record {
-	return &record{id: id, name: id.String(), workload: workload, created: now, edges: map[label]*edge{}, rows: map[label]*row{}}
+	return &record{id: id, name: id.String(), service: id.Account, workload: workload, created: now, edges: map[label]*edge{}, rows: map[label]*row{}}
+}
+
+// belongsTo returns the name under which people know a proxy's workload: what it says
+// itself, if that is in its own namespace, else its account. Accounts say too little in
+// Kubernetes, where most pods have the one named "default".
+func belongsTo(id mesh.ID, service string) string {
+	if mesh.CheckDottedName(service) != nil || !strings.HasSuffix(service, "."+id.Namespace) {
+		return id.Account
+	}
+	return service
 }
 
 // rebase forgets where the counters stood: the proxy began anew.

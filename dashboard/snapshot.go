@@ -86,6 +86,7 @@ type flowState struct {
 // workload, the totals of those of one identity that were let go.
 type proxyState struct {
 	id                          mesh.ID
+	service                     string
 	workload, version, redirect string
 	address                     string
 	start                       int64
@@ -214,7 +215,7 @@ func (c *Collector) firstStartLocked() time.Time {
 
 func (r *record) state() proxyState {
 	p := proxyState{
-		id: r.id, workload: r.workload, version: r.version, redirect: r.redirect, address: r.address, start: r.start,
+		id: r.id, service: r.service, workload: r.workload, version: r.version, redirect: r.redirect, address: r.address, start: r.start,
 		connected: r.session != 0, heard: r.heard, gone: r.gone, ended: r.ended, cert: r.cert, stats: r.stats,
 		endpoints: slices.Clone(r.endpoints), verdicts: slices.Clone(r.verdicts), dropped: r.dropped, rows: len(r.rows),
 	}

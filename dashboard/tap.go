@@ -123,6 +123,7 @@ type tap struct {
 // tapClient is the proxy an event came from.
 type tapClient struct {
 	id       mesh.ID
+	service  string // what it belongs to
 	workload string
 }
 
@@ -327,7 +328,7 @@ func eventOf(from tapClient, m *tullev1.TapEvent, hosts []netip.Addr) Event {
 		e.Source, _ = callerName(m.ClientAddress, hosts)
 		e.Workload, e.Identity = from.workload, from.id.String()
 	} else {
-		e.Source, e.SourceWorkload, e.SourceIdentity = from.id.Account, from.workload, from.id.String()
+		e.Source, e.SourceWorkload, e.SourceIdentity = from.service, from.workload, from.id.String()
 	}
 	if e.Service == "" {
 		e.Service = e.Address

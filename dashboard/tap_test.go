@@ -88,7 +88,7 @@ func TestTapFilters(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			taps := newTaps()
 			reader, _ := taps.open(tc.filter)
-			taps.publish(tapClient{testID("client"), "client-1"}, get, nil)
+			taps.publish(tapClient{testID("client"), "client", "client-1"}, get, nil)
 			if got := len(reader.events) == 1; got != tc.want {
 				t.Errorf("shown: %v, want %v", got, tc.want)
 			}
@@ -100,7 +100,7 @@ func TestTapShowsOnceAndBoundsRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		taps := newTaps()
 		reader, _ := taps.open(Filter{MaxRate: 3})
-		client, server := tapClient{testID("client"), "client-1"}, tapClient{testID("web"), "web-1"}
+		client, server := tapClient{testID("client"), "client", "client-1"}, tapClient{testID("web"), "web", "web-1"}
 		id := testID("client").String()
 		for range 10 {
 			taps.publish(client, &tullev1.TapEvent{Service: "web", Outcome: "success"}, nil)

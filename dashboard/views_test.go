@@ -1,6 +1,8 @@
 package dashboard
 
 import (
+	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"testing"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
 )
 
 func inbound(service string, change func(*tullev1.Edge)) *tullev1.Edge {
@@ -53,6 +56,30 @@ func TestEachExchangeIsCountedOnce(t *testing.T) {
 		services := s.tables().serviceRows()
 		if len(services) != 1 || services[0].TotalRequests != 3+5+7+7+7 || *services[0].MTLS != 10.0/29 {
 			t.Errorf("services: %+v", services)
+		}
+	})
+}
+
+// Most pods of a Kubernetes namespace have one account: what they belong to tells them apart.
+func TestCallersAreNamedAfterWhatTheyBelongTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newTestCollector(t, nil)
+		id := mesh.ID{TrustDomain: "cluster.local", Namespace: "shop", Account: "default"}
+		for i, service := range []string{"web.shop", "cart.shop", "", "web.bank", "we b.shop", "default"} {
+			name := fmt.Sprintf("pod-%d", i)
+			address := fmt.Sprintf("10.244.0.%d", 2+i)
+			p := dial(t, c, id, address)
+			p.send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Hello{Hello: &tullev1.Hello{Workload: name, Service: service, StartUnixMs: time.Now().UnixMilli()}}})
+			p.report(outbound("catalog.shop", "catalog-1").add(2).message())
+		}
+		synctest.Wait()
+		got := map[string]uint64{}
+		for _, e := range edgesOf(c, 0) {
+			got[e.Source] += e.TotalRequests
+		}
+		want := map[string]uint64{"web.shop": 1, "cart.shop": 1, "default": 4}
+		if !maps.Equal(got, want) {
+			t.Errorf("requests by source: %v, want %v", got, want)
 		}
 	})
 }

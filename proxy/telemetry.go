@@ -93,7 +93,7 @@ func (p *Proxy) attach(ctx context.Context, client tullev1.TelemetryClient) erro
 	defer commands.Wait()
 	defer cancel()
 	err = stream.Send(&tullev1.ProxyMessage{Message: &tullev1.ProxyMessage_Hello{Hello: &tullev1.Hello{
-		Workload: p.config.Workload, Version: p.config.Version, Redirect: p.config.Redirect, StartUnixMs: p.start.UnixMilli(),
+		Workload: p.config.Workload, Service: p.config.Service, Version: p.config.Version, Redirect: p.config.Redirect, StartUnixMs: p.start.UnixMilli(),
 	}}})
 	if err != nil {
 		return err

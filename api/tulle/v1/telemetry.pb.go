@@ -127,6 +127,7 @@ type Hello struct {
 	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	Redirect      string                 `protobuf:"bytes,3,opt,name=redirect,proto3" json:"redirect,omitempty"` // backend in use, "nftables"
 	StartUnixMs   int64                  `protobuf:"varint,4,opt,name=start_unix_ms,json=startUnixMs,proto3" json:"start_unix_ms,omitempty"`
+	Service       string                 `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"` // what it belongs to: "web", in Kubernetes "web.shop"; else its identity's account
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -187,6 +188,13 @@ func (x *Hello) GetStartUnixMs() int64 {
 		return x.StartUnixMs
 	}
 	return 0
+}
+
+func (x *Hello) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
 }
 
 // Report carries cumulative figures since the proxy's start: a lost stream loses
@@ -1155,12 +1163,13 @@ const file_tulle_v1_telemetry_proto_rawDesc = "" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.tulle.v1.HelloH\x00R\x05hello\x12\x18\n" +
 	"\x06report\x18\x02 \x01(\fH\x00R\x06report\x12&\n" +
 	"\x03tap\x18\x03 \x01(\v2\x12.tulle.v1.TapEventH\x00R\x03tapB\t\n" +
-	"\amessage\"}\n" +
+	"\amessage\"\x97\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bworkload\x18\x01 \x01(\tR\bworkload\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
 	"\bredirect\x18\x03 \x01(\tR\bredirect\x12\"\n" +
-	"\rstart_unix_ms\x18\x04 \x01(\x03R\vstartUnixMs\"\xc0\x01\n" +
+	"\rstart_unix_ms\x18\x04 \x01(\x03R\vstartUnixMs\x12\x18\n" +
+	"\aservice\x18\x05 \x01(\tR\aservice\"\xc0\x01\n" +
 	"\x06Report\x12$\n" +
 	"\x05edges\x18\x01 \x03(\v2\x0e.tulle.v1.EdgeR\x05edges\x12*\n" +
 	"\x05proxy\x18\x02 \x01(\v2\x14.tulle.v1.ProxyStatsR\x05proxy\x125\n" +
