@@ -101,6 +101,7 @@ type Conn struct {
 	recvWindow int64
 	unacked    int64 // received and not given back to the connection's window
 	held       int64 // received and not sent on
+	kept       int64 // of all streams' pending: what the peer has no room for
 	sentFrames int   // DATA and HEADERS sent since noise was last paid for
 
 	peerWindow  int64 // SETTINGS_INITIAL_WINDOW_SIZE

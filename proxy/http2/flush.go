@@ -137,6 +137,7 @@ func (c *Conn) pumpStreamLocked(s *Stream) int {
 	n := int(max(0, min(int64(len(s.pending)), maxFrame, s.sendWindow, c.sendWindow)))
 	p := s.pending[:n]
 	s.pending = s.pending[n:]
+	c.kept -= int64(n)
 	last := len(s.pending) == 0
 	if last {
 		s.pending = nil

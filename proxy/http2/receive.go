@@ -331,7 +331,7 @@ func (c *Conn) addressee(id uint32) (*Stream, error) {
 		}
 		return nil, &ConnError{ProtocolError, "stream ids must grow"}
 	}
-	full := len(c.streams) >= int(c.config.Streams)
+	full, unread := len(c.streams) >= int(c.config.Streams), c.kept > maxHeld
 	drained := c.drained
 	if !drained {
 		c.lastPeer = id
@@ -342,6 +342,8 @@ func (c *Conn) addressee(id uint32) (*Stream, error) {
 		return nil, c.late() // the peer knows that it will not be answered
 	case full:
 		return nil, &streamError{id, RefusedStream, "too many streams at once"}
+	case unread:
+		return nil, &streamError{id, RefusedStream, "the answers to the others are not read"}
 	}
 	return c.accept(id)
 }
@@ -373,6 +375,7 @@ func (c *Conn) reset(h frameHeader, p []byte) error {
 	c.mu.Lock()
 	early := !s.sentEnd
 	c.removeLocked(s)
+	c.Touch(c) // that may have opened the window
 	c.mu.Unlock()
 	s.handler.Reset(Code(binary.BigEndian.Uint32(p)), nil)
 	if early && c.config.Server && c.resets.add(c.config.Resets) {

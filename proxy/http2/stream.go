@@ -168,6 +168,7 @@ func (s *Stream) SendData(p []byte, end bool) int {
 		}
 	}
 	s.pending = append(s.pending, p[n:]...)
+	c.kept += int64(len(p) - n)
 	s.endPending = end
 	s.readyLocked()
 	return n
@@ -282,6 +283,7 @@ func (c *Conn) removeLocked(s *Stream) {
 	}
 	s.open = false
 	c.held -= s.held
+	c.kept -= int64(len(s.pending))
 	c.creditLocked()
 	s.held, s.pending, s.trailer, s.after = 0, nil, nil, nil
 	delete(c.streams, s.id)

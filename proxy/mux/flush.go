@@ -67,7 +67,10 @@ func (l *Link) sendData(s *Stream, p []byte) error {
 	}
 	if err != nil {
 		l.mu.Unlock()
-		if err == ErrRefused {
+		switch err {
+		case net.ErrClosed:
+			return s.why()
+		case ErrRefused:
 			s.lost(err) // nobody else knows of it, to tell its reader
 		}
 		return err

@@ -81,8 +81,8 @@ func (s *Stream) receiveReset(reason byte) error {
 		s.mu.Unlock()
 		s.lost(syscall.ECONNRESET)
 	case reasonRefused:
+		s.lost(ErrRefused) // behind what has come; first, so that a writer hears why
 		s.link.forget(s)
-		s.lost(ErrRefused) // behind what has come
 	case reasonUnread:
 		s.close(syscall.ECONNRESET, false)
 	default:
@@ -287,6 +287,16 @@ func (s *Stream) reserve(n int) (int, error) {
 	n = min(n, s.credit, maxPayload)
 	s.credit -= n
 	return n, nil
+}
+
+// why returns why nothing can be sent on a stream that is over.
+func (s *Stream) why() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed == ErrRefused { // nobody has seen it: it can be sent elsewhere
+		return s.closed
+	}
+	return net.ErrClosed
 }
 
 // CloseWrite half-closes the stream: the peer reads io.EOF.
