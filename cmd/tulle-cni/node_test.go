@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cni/redirect"
 )
 
 // TestMain makes of the test's binary the program itself, and runs the tests in a
@@ -214,6 +216,24 @@ func (h host) pinned(t *testing.T) int {
 	return len(pins)
 }
 
+// gone waits until the kernel has let go of the namespaces of pods that have ended.
+func (h host) gone(t *testing.T) {
+	t.Helper()
+	node := redirect.Node{Pins: filepath.Join(h.root, "sys/bpf/tulle-cni")}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		pods, err := node.InUse()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pods == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d pods that have ended are still there", pods)
+		}
+	}
+}
+
 // TestNode is the life of a node's agent, with each redirect: it is killed, it is
 // replaced by one that wants another redirect, it is removed while a pod lives, and
 // after.
@@ -248,6 +268,7 @@ func TestNode(t *testing.T) {
 				t.Errorf("%d pods are pinned after the agent was removed while one lives, want %d", n, pins)
 			}
 			end()
+			h.gone(t)
 			remove = h.start(t, "remove")
 			remove.await(t, "the node is as it was")
 			remove.kill()

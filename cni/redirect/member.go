@@ -58,7 +58,7 @@ func (m Member) Validate() error {
 	}
 	errs = append(errs, checkPorts("member's", m.Ports)...)
 	errs = append(errs, checkSubnets(m.Networks)...)
-	for _, port := range []int{mesh.OutboundPort, mesh.InboundPort} {
+	for _, port := range []int{mesh.OutboundPort, mesh.InboundPort, mesh.AdminPort} {
 		if slices.Contains(m.Ports, port) {
 			errs = append(errs, fmt.Errorf("port %d: is the proxy's own; choose another", port))
 		}
@@ -88,6 +88,17 @@ func (n Node) Enter(m Member) (leave func() error, err error) {
 		return nil, err
 	}
 	return func() error { return n.leave(number) }, nil
+}
+
+// Left returns what lets go of the Member of a cgroup whose leave was lost with its
+// process. Ask while the cgroup is there, and call once it is empty: the kernel lets
+// go of a removed cgroup's programs only some time later, and the ports are taken as long.
+func (n Node) Left(cgroup string) (leave func() error) {
+	var dir syscall.Stat_t
+	if syscall.Stat(cgroup, &dir) != nil {
+		return func() error { return nil } // Collect finds what is left
+	}
+	return func() error { return n.leave(ofCgroup | dir.Ino) }
 }
 
 func (n Node) enter(t *tables, m Member, number uint64) error {

@@ -313,6 +313,9 @@ func (n Node) Collect() error {
 	}
 	defer unlock()
 	t, err := n.tables()
+	if errors.Is(err, errNotLoaded) {
+		return nil // a Load or a Remove was killed: nobody has been let in yet, or nobody is any more
+	}
 	if err != nil {
 		return err
 	}
@@ -323,33 +326,40 @@ func (n Node) Collect() error {
 // collect is Collect for who has the lock.
 func (n Node) collect(t *tables) error {
 	living := map[uint64]bool{}
-	errs := []error{
-		sweep(n.members(), suffix4, living),
-		sweep(n.members(), suffix6, living),
-		sweep(n.inbound(), "", living),
+	var errs []error
+	for _, of := range []struct{ dir, suffix string }{{n.members(), suffix4}, {n.members(), suffix6}, {n.inbound(), ""}} {
+		if err := sweep(of.dir, of.suffix, living, &errs); err != nil {
+			return errors.Join(append(errs, err)...) // who lives is not known: nobody is forgotten
+		}
 	}
 	// Also those that have no program: an Apply or Remove that was killed.
 	errs = append(errs, t.forgetMembers(func(number uint64) bool { return !living[number] }))
-	errs = append(errs, n.leaveShared(t), sweep(n.shared(), "", living))
+	errs = append(errs, n.leaveShared(t))
+	if err := sweep(n.shared(), "", living, &errs); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
 	errs = append(errs,
 		t.forget(func(number uint64, _ uint32) bool { return !living[number] }),
 		forgetKeys[uint64, int64](t.pending, func(cookie uint64, _ int64) bool { return !living[cookie] }))
 	return errors.Join(errs...)
 }
 
-// sweep removes pins of what has gone, and adds to living whose is still there.
-func sweep(dir, suffix string, living map[uint64]bool) error {
+// sweep removes pins of what has gone, and adds to living whose is still there. Its
+// error means that it cannot tell; what went wrong with a single one goes to errs.
+func sweep(dir, suffix string, living map[uint64]bool, errs *[]error) error {
 	numbers, err := numbers(dir, suffix)
-	errs := []error{err}
+	if err != nil {
+		return err
+	}
 	for _, number := range numbers {
 		there, err := alive(pin(dir, number, suffix))
 		if err == nil && !there {
 			err = os.Remove(pin(dir, number, suffix))
 		}
 		living[number] = living[number] || there || err != nil
-		errs = append(errs, err)
+		*errs = append(*errs, err)
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // alive tells whether the namespace or cgroup of a pinned link still is.

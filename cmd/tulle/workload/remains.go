@@ -178,8 +178,13 @@ func Sweep(replica string, pid int, start uint64, link string) error {
 
 // SweepHost is Sweep for a replica in the host's network.
 func SweepHost(replica string, pid int, start uint64, bridge string, addresses ...netip.Addr) error {
+	group, leave := CgroupFor(replica, pid, start), func() error { return nil }
+	if group.Dir != "" {
+		leave = redirect.Node{}.Left(group.Dir)
+	}
 	return errors.Join(
-		KillRemains(CgroupFor(replica, pid, start), ""),
+		KillRemains(group, ""),
+		leave(),
 		redirect.Node{}.Collect(),
 		network.RemoveMember(bridge, addresses...),
 	)
