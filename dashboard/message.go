@@ -18,6 +18,7 @@ const (
 	maxReportCodes = 1000 // told in one edge
 	maxOutcomes    = 16
 	maxName        = 253     // a service, a workload, a version
+	maxIdentity    = 2048    // a SPIFFE ID
 	maxWord        = 32      // a protocol, an outcome, a method
 	maxAddress     = 64      // "[fd84:…]:8080"
 	maxPath        = 2048    // of a tap event; cut, not refused

@@ -58,14 +58,14 @@ type words map[string]string
 const maxWords = 64 << 10
 
 func (w words) of(b []byte) (string, error) {
+	if len(b) > maxName {
+		return "", fmt.Errorf("%q: a label is too long", cut(string(b), maxName))
+	}
 	if word, ok := w[string(b)]; ok { // does not allocate
 		return word, nil
 	}
 	if !utf8.Valid(b) {
 		return "", errors.New("a label is not UTF-8")
-	}
-	if len(b) > maxName {
-		return "", fmt.Errorf("%q: a label is too long", cut(string(b), maxName))
 	}
 	if len(w) >= maxWords { // who uses one goes on using it
 		clear(w)
@@ -73,6 +73,17 @@ func (w words) of(b []byte) (string, error) {
 	word := string(b)
 	w[word] = word
 	return word, nil
+}
+
+// identity is of for a SPIFFE ID, which may be longer. Those are rare, and not kept.
+func (w words) identity(b []byte) (string, error) {
+	if len(b) <= maxName {
+		return w.of(b)
+	}
+	if len(b) > maxIdentity || !utf8.Valid(b) {
+		return "", errors.New("an identity is too long, or not UTF-8")
+	}
+	return string(b), nil
 }
 
 var errMalformed = errors.New("a report is not encoded as it should be")
@@ -183,7 +194,7 @@ func (r *report) readEdge(b []byte) (err error) {
 		case 2:
 			e.key.service, err = r.words.of(f.bytes)
 		case 3:
-			e.key.peerIdentity, err = r.words.of(f.bytes)
+			e.key.peerIdentity, err = r.words.identity(f.bytes)
 		case 4:
 			e.key.peerWorkload, err = r.words.of(f.bytes)
 		case 5:
@@ -203,10 +214,22 @@ func (r *report) readEdge(b []byte) (err error) {
 		case 12:
 			e.counts.received = f.value
 		case 13:
+			if e.latency != nil {
+				err = errMalformed
+				break
+			}
 			e.latency, err = r.readHistogram(f.bytes)
 		case 14:
+			if len(r.outcomes)-outcomes >= maxOutcomes {
+				err = fmt.Errorf("more than %d outcomes", maxOutcomes)
+				break
+			}
 			err = r.readOutcome(f.bytes)
 		case 15:
+			if len(r.statuses)-statuses >= maxReportCodes {
+				err = fmt.Errorf("more than %d statuses", maxReportCodes)
+				break
+			}
 			err = r.readStatus(f.bytes)
 		case 16:
 			e.number = uint32(f.value)
@@ -228,9 +251,6 @@ func (r *report) readEdge(b []byte) (err error) {
 func (r *reading) check() error {
 	if max(r.counts.requests, r.counts.failures, r.counts.sent, r.counts.received, r.open) > maxCounter {
 		return fmt.Errorf("a counter beyond %d", uint64(maxCounter))
-	}
-	if len(r.outcomes) > maxOutcomes || len(r.statuses) > maxReportCodes {
-		return fmt.Errorf("%d outcomes and %d statuses; at most %d and %d are allowed", len(r.outcomes), len(r.statuses), maxOutcomes, maxReportCodes)
 	}
 	if r.number > maxReportEdges {
 		return fmt.Errorf("number %d; at most %d are allowed", r.number, maxReportEdges)

@@ -12,6 +12,7 @@ async function fetched(part) {
       const response = await fetch(part);
       await response.arrayBuffer(); // all of it, or it is not kept
       if (response.ok) return;
+      await pause(1000);
       location.reload(); // of another version than this page
       await pause(60_000);
     } catch {
