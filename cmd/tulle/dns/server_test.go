@@ -2,9 +2,11 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -13,10 +15,18 @@ import (
 // start serves on a loopback port until the test ends.
 func start(t *testing.T, n Names, upstreams ...netip.AddrPort) netip.AddrPort {
 	t.Helper()
-	s, err := Listen(Config{
-		Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, Domain: "mesh", Names: n,
+	config := Config{
+		// Not 127.0.0.1, where the ports of other tests are.
+		Listen: []netip.AddrPort{netip.MustParseAddrPort("127.84.53.1:0")}, Domain: "mesh", Names: n,
 		Upstreams: func() []netip.AddrPort { return upstreams },
-	})
+	}
+	s, err := Listen(config)
+	for range 100 { // the kernel finds a port that is free for UDP, and it may be taken for TCP
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+		s, err = Listen(config)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,6 +115,10 @@ func edges(ctx context.Context, env *command.Env, args []string) int {
 		if o.json() {
 			return writeJSON(w, answer)
 		}
+		if len(answer.Items) == 0 && name != "" {
+			_, err := fmt.Fprintf(w, "No traffic from or to %s in the last %s; what there is: tulle edges\n", name, answer.Range)
+			return err
+		}
 		if len(answer.Items) == 0 {
 			_, err := fmt.Fprintln(w, "No traffic yet; make some: sudo tulle run --rm client -- curl -s http://web.mesh:8080/")
 			return err
