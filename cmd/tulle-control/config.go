@@ -7,8 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -90,7 +88,7 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	c.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	c.Inject.Version, c.Inject.TrustDomain = version, c.TrustDomain
 	var err error
-	if c.Inject.Networks, err = parseNetworks(networks); err != nil {
+	if c.Inject.Networks, err = mesh.ParseNetworks(networks); err != nil {
 		errs = append(errs, fmt.Errorf("-networks: %w", err))
 	}
 	if c.Inject.SkipInbound, err = parsePorts(skipIn); err != nil {
@@ -144,21 +142,6 @@ func (c *config) autoMesh() labels.Selector {
 		return labels.Nothing() // validate has said so
 	}
 	return s
-}
-
-func parseNetworks(list string) ([]netip.Prefix, error) {
-	var networks []netip.Prefix
-	for s := range strings.SplitSeq(list, ",") {
-		if s == "" {
-			continue
-		}
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return nil, err
-		}
-		networks = append(networks, p.Masked())
-	}
-	return networks, nil
 }
 
 func parsePorts(list string) ([]cluster.Ports, error) {

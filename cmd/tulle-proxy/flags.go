@@ -67,7 +67,7 @@ func parse(args []string, stderr io.Writer) (proxy.Config, error) {
 	if c.Roots, err = readRoots(rootsFile); err != nil {
 		errs = append(errs, fmt.Errorf("-roots-file: %w", err))
 	}
-	if c.Networks, err = parseNetworks(networks); err != nil {
+	if c.Networks, err = mesh.ParseNetworks(networks); err != nil {
 		errs = append(errs, fmt.Errorf("-networks: %w", err))
 	}
 	switch policy {
@@ -145,19 +145,4 @@ func readRoots(path string) ([][]byte, error) {
 		return nil, fmt.Errorf("%s: no certificate in PEM form", path)
 	}
 	return roots, nil
-}
-
-func parseNetworks(list string) ([]netip.Prefix, error) {
-	var networks []netip.Prefix
-	for s := range strings.SplitSeq(list, ",") {
-		if s == "" {
-			continue
-		}
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return nil, err
-		}
-		networks = append(networks, p.Masked())
-	}
-	return networks, nil
 }

@@ -2,46 +2,20 @@ package network
 
 import (
 	"errors"
-	"fmt"
-	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/test/alone"
 )
 
-// TestMain runs the tests in network and mount namespaces of their own, which
-// stand for the host: nothing of the machine is touched.
+// TestMain runs the tests in network and mount namespaces that stand for the host.
 func TestMain(m *testing.M) {
-	const inside = "TULLE_TEST_INSIDE"
-	if os.Getuid() != 0 {
-		fmt.Println("skipped: needs root to make network namespaces")
-		os.Exit(0)
-	}
-	if os.Getenv(inside) == "" {
-		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.Env = append(os.Environ(), inside+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWNET, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL,
-		}
-		err := cmd.Run()
-		var exit *exec.ExitError
-		if err != nil && !errors.As(err, &exit) {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		os.Exit(cmd.ProcessState.ExitCode())
-	}
-	err := errors.Join(
-		unix.Mount("tmpfs", "/run", "tmpfs", 0, ""),
-		unix.Mount("sysfs", "/sys", "sysfs", 0, ""),
-		setUpLoopback(),
-	)
-	if err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
+	alone.Main(m, unix.CLONE_NEWNET, func() error {
+		return errors.Join(
+			unix.Mount("tmpfs", "/run", "tmpfs", 0, ""),
+			unix.Mount("sysfs", "/sys", "sysfs", 0, ""),
+			setUpLoopback(),
+		)
+	})
 }
