@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -32,6 +33,7 @@ type config struct {
 	AutoMesh        string        // selector of namespaces; "": none
 	Strict          bool          // policy of namespaces that say nothing
 	CheckPodAddress bool
+	Linger          time.Duration // how long it serves on once it is told to end
 
 	Log *slog.Logger
 }
@@ -72,6 +74,7 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	f.StringVar(&c.AutoMesh, "auto-mesh", "", "label selector of namespaces to mesh without being asked")
 	f.StringVar(&policy, "policy", cluster.Permissive, "of namespaces that say nothing: permissive or strict")
 	f.BoolVar(&c.CheckPodAddress, "check-pod-address", true, "take a token only from its pod's own address")
+	f.DurationVar(&c.Linger, "linger", 5*time.Second, "how long to serve on once told to end, until everybody has heard where else to call")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(stderr, "Usage of tulle-control:")

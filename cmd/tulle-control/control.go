@@ -297,6 +297,7 @@ func (p *control) run(ctx context.Context) error {
 	var err error
 	select {
 	case <-ctx.Done():
+		p.linger(failed)
 	case err = <-failed:
 	}
 	p.end()
@@ -317,6 +318,18 @@ func (p *control) serveProxies(ctx context.Context, at net.Listener) error {
 	}
 	debug.FreeOSMemory() // reading the cluster took more than knowing it does
 	return p.proxies.Serve(at)
+}
+
+// linger serves on for a while. The cluster's nodes are only now being told that
+// this replica ends: a proxy that lost it at once would be led back to where
+// nobody is, and know of no change until it has given up there.
+func (p *control) linger(failed <-chan error) {
+	p.Log.Info("told to end; serving on until everybody knows", "for", p.Linger)
+	select {
+	case <-time.After(p.Linger):
+	case err := <-failed:
+		p.Log.Error("ended at once", "error", err)
+	}
 }
 
 // end lets proxies go to another replica: their streams break, and come back

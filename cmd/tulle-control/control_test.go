@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ type rawUnknown = runtime.Unknown
 type running struct {
 	pid            int
 	webhook, admin string // where it listens
+	log            *output
 }
 
 // output is what a process has written so far.
@@ -62,7 +64,7 @@ func startControl(t *testing.T, program string, a *api, args ...string) *running
 	const any = "127.0.0.1:0"
 	args = append([]string{
 		"-kubeconfig", fakeKubeconfig(t, a.URL), "-proxy-image", "tulle-proxy:1", "-listen", any, "-listen-webhook", any,
-		"-listen-admin", any, "-listen-dashboard", any,
+		"-listen-admin", any, "-listen-dashboard", any, "-linger=0",
 	}, args...)
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, program, args...)
@@ -83,20 +85,22 @@ func startControl(t *testing.T, program string, a *api, args ...string) *running
 		a.CloseClientConnections()
 		a.Close()
 	})
-	r := &running{pid: cmd.Process.Pid}
+	r := &running{pid: cmd.Process.Pid, log: &log}
 	eventually(t, "listening", func() bool {
 		r.webhook, r.admin = log.listening("webhook"), log.listening("admin")
 		return r.admin != "" && r.webhook != ""
 	})
-	eventually(t, "ready", func() bool {
-		answer, err := http.Get("http://" + r.admin + "/ready")
-		if err != nil {
-			return false
-		}
-		answer.Body.Close()
-		return answer.StatusCode == http.StatusOK
-	})
+	eventually(t, "ready", r.ready)
 	return r
+}
+
+func (r *running) ready() bool {
+	answer, err := http.Get("http://" + r.admin + "/ready")
+	if err != nil {
+		return false
+	}
+	answer.Body.Close()
+	return answer.StatusCode == http.StatusOK
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -190,6 +194,25 @@ func TestWebhookOverTLS(t *testing.T) {
 	if err := json.Unmarshal(content, &review); err != nil || !review.Response.Allowed || !bytes.Contains(review.Response.Patch, []byte(`"restartPolicy":"Always"`)) {
 		t.Errorf("%s\n%s", content, review.Response.Patch)
 	}
+}
+
+// A control plane that is told to end serves on; told again, it ends at once.
+func TestLinger(t *testing.T) {
+	a := newAPI(t)
+	a.bigCluster(1)
+	r := startControl(t, os.Args[0], a, "-linger=1h")
+	for _, told := range []string{"once", "twice"} {
+		if err := syscall.Kill(r.pid, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if told == "once" {
+			eventually(t, "told to end", func() bool { return strings.Contains(r.log.String(), "told to end") })
+			if !r.ready() {
+				t.Error("told to end, it does not serve on")
+			}
+		}
+	}
+	eventually(t, "the end", func() bool { return !r.ready() })
 }
 
 func TestFlags(t *testing.T) {
