@@ -96,9 +96,11 @@ func (c *Certifier) dial(show func(*tls.CertificateRequestInfo) (*tls.Certificat
 		grpc.WithReadBufferSize(4 << 10), grpc.WithWriteBufferSize(4 << 10),
 		grpc.WithDisableServiceConfig(),
 	}
+	connect := connectTCP
 	if c.connect != nil {
-		options = append(options, grpc.WithContextDialer(c.connect))
+		connect = c.connect
 	}
+	options = append(options, grpc.WithContextDialer(connect))
 	return grpc.NewClient("passthrough:///"+c.Control, options...)
 }
 
