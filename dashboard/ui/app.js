@@ -2,6 +2,7 @@
 // figures are live.
 
 import { html, render, useEffect } from "./html.js";
+import { clock } from "./format.js";
 import { choose, ranges, to, useRoute } from "./route.js";
 import { follow, useMesh } from "./stream.js";
 import { Help, useShortcuts } from "./shortcuts.js";
@@ -78,9 +79,9 @@ function Lost({ mesh }) {
   if (mesh.state !== "lost") return null;
   return html`<p class="notice" role="alert">
     <b>The control plane does not answer.</b>${" "}
-    ${mesh.table ? "Below is what it said last; the workloads go on without it. " : ""} This page keeps trying. On one
-    host: <code>sudo tulle check</code> says what is wrong, <code>sudo tulle up -d</code> starts it. On Kubernetes run
-    ${" "}<code>tulle dashboard</code> again.
+    ${mesh.table ? `Below is what it said at ${clock(mesh.table.now)}; the workloads go on without it. ` : ""} This page
+    keeps trying. On one host: <code>sudo tulle check</code> says what is wrong, <code>sudo tulle up -d</code> starts
+    it. On Kubernetes run ${" "}<code>tulle dashboard</code> again.
   </p>`;
 }
 

@@ -6,6 +6,7 @@ import * as format from "../format.js";
 import { to, toService } from "../route.js";
 import { useAnswer } from "../stream.js";
 import { Empty, Fault, Figure, Section, Share } from "../parts/basics.js";
+import { lengthOf } from "../parts/columns.js";
 import { Table } from "../parts/table.js";
 
 export function Identities({ query }) {
@@ -44,12 +45,12 @@ const columns = (now, roots) => [
     head: "Workload",
     kind: "name",
     by: (r) => r.workload,
-    cell: (r) => html`<a href=${toService(r.name)}>${r.workload}</a>`,
+    cell: (r) => html`<a href=${toService(r.name)} class=${lengthOf(r.workload)}>${r.workload}</a>`,
   },
   {
     id: "identity",
     head: "SPIFFE id",
-    kind: "code",
+    kind: "identity",
     by: (r) => r.identity,
     cell: (r) => html`<code>${r.identity}</code>`,
   },

@@ -5,7 +5,7 @@ import { html } from "../html.js";
 import * as format from "../format.js";
 import { choose, to, toService } from "../route.js";
 import { Empty, Figure, Section } from "../parts/basics.js";
-import { figure } from "../parts/columns.js";
+import { figure, lengthOf } from "../parts/columns.js";
 import { Table } from "../parts/table.js";
 
 export function Proxies({ table, query }) {
@@ -42,7 +42,7 @@ const columns = (now) => [
     head: "Workload",
     kind: "name",
     by: (r) => r.workload,
-    cell: (r) => html`<a href=${self(r)} title=${r.identity}>${r.workload}</a>`,
+    cell: (r) => html`<a href=${self(r)} title=${r.identity} class=${lengthOf(r.workload)}>${r.workload}</a>`,
   },
   {
     id: "state",

@@ -81,6 +81,7 @@ function Head({ name, service, replica }) {
     <h1>${name}</h1>
     ${replica && html`<a class="pill" href=${toService(name)} title="Show all replicas">only ${replica} <b aria-hidden="true">×</b></a>`}
     <p>${facts?.filter(Boolean).join(" · ")}</p>
+    <p><a href=${to("live", [], { service: name })}>Watch its requests</a></p>
     ${
       service &&
       html`<dl class="figures">
@@ -107,10 +108,6 @@ function Head({ name, service, replica }) {
         <div>
           <dt>mTLS</dt>
           <dd><${Figure} of=${format.percent(service.mtls)} href="#inbound" /></dd>
-        </div>
-        <div>
-          <dt>Live</dt>
-          <dd><a href=${to("live", [], { service: name })}>tap</a></dd>
         </div>
       </dl>`
     }

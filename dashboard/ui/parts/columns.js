@@ -35,16 +35,20 @@ export const traffic = (hrefOf) => [
   figure("p99", "p99", (r) => r.p99_s, format.latency, hrefOf, { title: "one in a hundred is slower" }),
 ];
 
-const name = (id, head, of, hrefOf, more = {}) => ({
+// lengthOf is the class of a name: a long one takes several lines rather than
+// lose its end, where replicas differ.
+export const lengthOf = (name) => (name.length > 16 ? "long" : null);
+
+const name = (id, head, of, hrefOf) => ({
   id,
   head,
   by: of,
-  kind: `name ${more.kind ?? ""}`,
+  kind: "name",
   cell: (row) => {
     const href = hrefOf(row);
     return href
-      ? html`<a href=${href} title=${of(row)}>${of(row)}</a>`
-      : html`<span title=${of(row)}>${of(row)}</span>`;
+      ? html`<a href=${href} class=${lengthOf(of(row))}>${of(row)}</a>`
+      : html`<span class=${lengthOf(of(row))}>${of(row)}</span>`;
   },
 });
 
@@ -102,6 +106,7 @@ export const edges = (...shown) => [
   {
     id: "security",
     head: "Security",
+    kind: "security",
     by: (r) => r.security,
     cell: (r) => html`<a class="quietly" href=${toEdge(r)}><${Security} kind=${r.security} /></a>`,
   },
@@ -116,7 +121,7 @@ export const replicas = [
   {
     ...name("workload", "Replica", (r) => r.workload, replica),
     cell: (r) =>
-      html`<a href=${replica(r)} title=${r.address}>${r.workload}</a
+      html`<a href=${replica(r)} title=${r.address} class=${lengthOf(r.workload)}>${r.workload}</a
         >${!r.ready && html` <span class="badge warn">not ready</span>`}
         ${r.slow && html` <span class="badge warn" title=${r.slow}>slow</span>`}`,
   },
@@ -129,6 +134,7 @@ export const replicas = [
     cell: (r) => html`<${Share} of=${r.share} fair=${r.fair} label=${format.percent(r.share)} />`,
   },
   figure("ewma", "Estimate", (r) => r.ewma_s, format.latency, null, {
+    kind: "mid",
     title: "the latency that its callers' balancers reckon with",
   }),
   figure("inflight", "In flight", (r) => r.in_flight, format.count, null, { kind: "mid" }),
