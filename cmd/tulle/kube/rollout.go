@@ -210,10 +210,19 @@ func (c *cluster) trouble(ctx context.Context, w workload) string {
 	return last
 }
 
+// podTrouble tells why a pod does not run, "" if that is not known. Why a
+// container ended says more than that it is not started again yet.
 func podTrouble(p *corev1.Pod) string {
 	for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
-		if s.State.Waiting != nil && s.State.Waiting.Message != "" {
-			return fmt.Sprintf("pod %s, container %s: %s", p.Name, s.Name, s.State.Waiting.Message)
+		if s.State.Waiting == nil {
+			continue
+		}
+		reason := s.State.Waiting.Message
+		if last := s.LastTerminationState.Terminated; last != nil && strings.TrimSpace(last.Message) != "" {
+			reason = strings.TrimSpace(last.Message)
+		}
+		if reason != "" {
+			return fmt.Sprintf("pod %s, container %s: %s", p.Name, s.Name, reason)
 		}
 	}
 	for _, condition := range p.Status.Conditions {
