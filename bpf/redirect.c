@@ -53,9 +53,17 @@ struct address {
 #define HOP_SOURCE 0x7f540000
 #define HOP_MASK 0xffff0000
 
+// IPv6 hops come from the very address that they go to: nobody else does, but for
+// the workload itself. Where workloads share a namespace anybody in it may, and they
+// come from an address that nobody else has, fd84:7475:6c6c:7f54::1, which
+// cmd/tulle/network gives to the host. So a hop is known by its source alone, also
+// where its note is lost: otherwise it would be led back to the proxy.
+#define HOP_SOURCE6 {{bpf_htonl(0xfd847475), bpf_htonl(0x6c6c7f54), 0, bpf_htonl(1)}}
+
 // Whoever cannot be shown is shown as somebody in a network for documentation
-// (RFC 5737), and never as localhost, which applications trust.
-#define UNKNOWN 0xc0000201 // 192.0.2.1
+// (RFC 5737 and 3849), and never as localhost, which applications trust.
+#define UNKNOWN 0xc0000201                                         // 192.0.2.1
+#define UNKNOWN6 {{bpf_htonl(0x20010db8), 0, 0, bpf_htonl(1)}} // 2001:db8::1
 
 // A meshed network namespace, a member of a shared one, or such a shared one.
 struct namespace {
@@ -183,14 +191,14 @@ struct {
 	__type(value, struct note);
 } handshakes SEC(".maps");
 
-// How many of those each namespace has: a workload that lets its handshakes stand
-// open leaves the others their room.
+// How many of those each namespace has, and each member: a workload that lets its
+// handshakes stand open leaves the others their room.
 #define MAX_PENDING 8192
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u64); // cookie of the network namespace
+	__type(key, __u64); // as in namespaces
 	__type(value, __s64);
 } pending SEC(".maps");
 
@@ -223,6 +231,17 @@ static __always_inline int is_loopback(const struct address *a)
 static __always_inline int same(const struct address *a, const struct address *b)
 {
 	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] && a->word[3] == b->word[3];
+}
+
+static __always_inline int is_hop4(const struct address *a)
+{
+	return is_mapped(a) && (a->word[3] & bpf_htonl(HOP_MASK)) == bpf_htonl(HOP_SOURCE);
+}
+
+static __always_inline int is_hop6(const struct address *a)
+{
+	struct address hop = HOP_SOURCE6;
+	return same(a, &hop);
 }
 
 static __always_inline int skips_port(const struct namespace *n, __u64 netns, __u16 direction, __u16 port)
@@ -504,10 +523,12 @@ static __always_inline int claim(struct bpf_sock_addr *ctx, int v6)
 	note->role = CLAIM;
 	// IPv6 has one loopback address only, and nobody who calls an own address from
 	// it is ever refused: the kernel finds no route for its RST. So the kernel
-	// chooses, and takes an own address.
-	struct address source = {};
+	// chooses, and takes that own address.
+	struct address source = {}, shared = HOP_SOURCE6;
 	if (is_mapped(&client))
 		source = mapped(bpf_htonl(HOP_SOURCE + (bpf_get_prandom_u32() & 0xff)));
+	else if (is_shared(n))
+		source = shared;
 	set_user_address(ctx, v6, &source);
 	STORE(ctx, user_port, 0);
 	return ALLOW;
@@ -548,13 +569,32 @@ static __always_inline struct handshake_key handshake(struct bpf_sock_ops *ctx, 
 	return k;
 }
 
-// enough takes a place of a namespace's for a handshake, and give_back gives it back.
-static __always_inline int enough(__u64 netns)
+// account returns whose handshake it is: the namespace's, or the member's whose proxy
+// is called, or calls. It is told from the addresses, and is the same at both ends.
+static __always_inline __u64 account(__u64 netns, const struct handshake_key *k, const struct note *note)
 {
-	__s64 none = 0, *count = bpf_map_lookup_elem(&pending, &netns);
+	struct namespace *n = bpf_map_lookup_elem(&namespaces, &netns);
+	if (!n || !is_shared(n) || same(&note->address, &k->client))
+		return netns; // also a member's that stays inside, on behalf of itself
+	struct address to = k->server;
+	__u16 port = 0;
+	if (note->role == CLAIM) {
+		port = k->server_port; // a member serves it
+		to = (struct address){};
+	} else if (is_mapped(&to)) {
+		to.word[3] &= bpf_htonl(0xffffff00); // 127.X.Y.0
+	}
+	__u64 number = member(netns, &to, port);
+	return number ? number : netns;
+}
+
+// enough takes a place of an account's for a handshake, and give_back gives it back.
+static __always_inline int enough(__u64 who)
+{
+	__s64 none = 0, *count = bpf_map_lookup_elem(&pending, &who);
 	if (!count) {
-		bpf_map_update_elem(&pending, &netns, &none, BPF_NOEXIST);
-		count = bpf_map_lookup_elem(&pending, &netns);
+		bpf_map_update_elem(&pending, &who, &none, BPF_NOEXIST);
+		count = bpf_map_lookup_elem(&pending, &who);
 	}
 	if (!count || *(volatile __s64 *)count >= MAX_PENDING)
 		return 0;
@@ -562,11 +602,19 @@ static __always_inline int enough(__u64 netns)
 	return 1;
 }
 
-static __always_inline void give_back(__u64 netns)
+static __always_inline void give_back(__u64 who)
 {
-	__s64 *count = bpf_map_lookup_elem(&pending, &netns);
-	if (count)
+	__s64 *count = bpf_map_lookup_elem(&pending, &who);
+	if (count && *(volatile __s64 *)count > 0) // none of a member's that has left meanwhile
 		__sync_fetch_and_add(count, -1);
+}
+
+// finish ends a handshake, unless somebody has done so already.
+static __always_inline void finish(__u64 netns, const struct handshake_key *k, const struct note *sent)
+{
+	__u64 who = account(netns, k, sent);
+	if (!bpf_map_delete_elem(&handshakes, k))
+		give_back(who);
 }
 
 static __always_inline void send(struct bpf_sock_ops *ctx)
@@ -582,16 +630,17 @@ static __always_inline void send(struct bpf_sock_ops *ctx)
 		copy.port = bpf_htons(k.client_port);
 	if (!copy.address.word[3]) // on behalf of itself
 		copy.address = k.client;
+	struct note *old = bpf_map_lookup_elem(&handshakes, &k);
+	if (old) // one of the same name that nobody has withdrawn
+		finish(netns, &k, old);
 	// If there is no room the proxy finds no origin and refuses, or the application
 	// is shown an unknown client.
-	if (!enough(netns))
+	__u64 who = account(netns, &k, &copy);
+	if (!enough(who))
 		return;
-	long err = bpf_map_update_elem(&handshakes, &k, &copy, BPF_NOEXIST);
-	if (err) {
-		give_back(netns); // one of the same name that nobody has withdrawn has its place already
-		err = bpf_map_update_elem(&handshakes, &k, &copy, BPF_EXIST);
-	}
-	if (!err)
+	if (bpf_map_update_elem(&handshakes, &k, &copy, BPF_NOEXIST))
+		give_back(who);
+	else
 		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
@@ -612,20 +661,20 @@ static __always_inline void receive(struct bpf_sock_ops *ctx)
 		*note = *sent;
 		note->role = sent->role == ASKED ? ORIGIN : CLIENT;
 	}
-	if (!bpf_map_delete_elem(&handshakes, &k))
-		give_back(netns);
+	finish(netns, &k, sent);
 }
 
 // Refused, timed out or reset: nobody will receive it any more. Where somebody
-// has, there is nothing to delete.
+// has, there is nothing to end.
 static __always_inline void withdraw(struct bpf_sock_ops *ctx)
 {
 	if (ctx->args[1] != BPF_TCP_CLOSE)
 		return;
 	__u64 netns = bpf_get_netns_cookie(ctx);
 	struct handshake_key k = handshake(ctx, netns, 0);
-	if (!bpf_map_delete_elem(&handshakes, &k))
-		give_back(netns);
+	struct note *sent = bpf_map_lookup_elem(&handshakes, &k);
+	if (sent)
+		finish(netns, &k, sent);
 }
 
 static __always_inline struct address local_address(struct bpf_sock_ops *ctx)
@@ -712,10 +761,12 @@ static __always_inline int peer_name(struct bpf_sock_addr *ctx, int v6)
 	if (note && (note->role == ASKED || note->role == CLIENT))
 		return name(ctx, v6, note);
 	// A hop of the proxy whose note is lost.
-	struct address peer = user_address(ctx, v6);
-	if (is_mapped(&peer) && (peer.word[3] & bpf_htonl(HOP_MASK)) == bpf_htonl(HOP_SOURCE) && is_meshed(ctx)) {
+	struct address peer = user_address(ctx, v6), unknown6 = UNKNOWN6;
+	if (is_hop4(&peer) && is_meshed(ctx)) {
 		peer.word[3] = bpf_htonl(UNKNOWN);
 		set_user_address(ctx, v6, &peer);
+	} else if (is_hop6(&peer) && is_meshed(ctx)) {
+		set_user_address(ctx, v6, &unknown6);
 	}
 	return ALLOW;
 }
@@ -833,13 +884,15 @@ int member_inbound(struct bpf_sk_lookup *ctx)
 		return to_proxy_port(ctx, netns, &local, &remote);
 	}
 	ends(ctx, &local, &remote);
-	if (is_loopback(&remote))
+	if (is_hop6(&local))
+		return SK_DROP; // nobody is called by it
+	if (is_loopback(&remote) || is_hop6(&remote))
 		return SK_PASS; // as without, or the proxy's hop to its application
 	__u64 number = member(netns, &any, ctx->local_port);
 	if (!number && !member(netns, &local, 0))
 		return SK_PASS; // not meshed
 	if (noted(ctx, netns, &local, &remote) == CLAIM)
-		return SK_PASS; // that hop, or somebody who stays inside
+		return SK_PASS; // somebody who stays inside
 	if (!number) // whoever calls a member's address speaks mutual TLS, which nobody else here does
 		return skips_port(n, netns, INBOUND, ctx->local_port) ? SK_PASS : SK_DROP;
 	return steer(ctx, number, INBOUND);

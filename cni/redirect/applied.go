@@ -65,5 +65,8 @@ func (n Node) InUse() (int, error) {
 		return 0, err
 	}
 	cookies, err := numbers(n.inbound(), "")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // nothing was ever loaded
+	}
 	return len(cookies), err
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -493,6 +494,49 @@ func TestCollect(t *testing.T) {
 				t.Errorf("the living one, to %s: got %q, %v", w.to, got, err)
 			}
 		}
+	}
+}
+
+// Where it cannot be told who lives, nobody is forgotten: it would be in plaintext.
+func TestCollectForgetsNobodyItCannotSee(t *testing.T) {
+	l := newSharedLab(t)
+	one := l.enter(t, 31, 8080)
+	pod := newLabOn(t, l.node)
+	for _, dir := range []string{l.node.members(), l.node.inbound(), l.node.shared()} {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			aside := dir + "-aside"
+			if err := errors.Join(os.Rename(dir, aside), os.Symlink("/dev/null", dir)); err != nil {
+				t.Fatal(err)
+			}
+			for _, missing := range []bool{false, true} {
+				if missing {
+					if err := os.Remove(dir); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := l.node.Collect(); err == nil {
+					t.Errorf("missing: %v: no error", missing)
+				}
+			}
+			if err := os.Rename(aside, dir); err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range ipNets {
+				for _, w := range pod.bothWays(n) {
+					if got, err := call(appUID, w.netns, w.from, w.to); err != nil || strings.HasPrefix(got, "app") || strings.HasPrefix(got, "world") {
+						t.Errorf("a pod, to %s: got %q, %v", w.to, got, err)
+					}
+				}
+				to := net.JoinHostPort(n.outside, worldPort)
+				if got, err := one.call(to); err != nil || got != "outbound-31 "+to {
+					t.Errorf("a member to %s: got %q, %v", to, got, err)
+				}
+				to = net.JoinHostPort(n.workload, appPort)
+				if got, err := call(appUID, l.outside, "", to); err != nil || got != "inbound-31 "+to {
+					t.Errorf("to a member, %s: got %q, %v", to, got, err)
+				}
+			}
+		})
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 // of its cgroup connect to goes to its proxy, and so does what others open to the
 // ports that it names. Nobody else in the namespace notices.
 //
-// The proxy listens on mesh.OutboundPort and mesh.InboundPort of the member's own
+// The namespace also has HopSource6. The proxy listens on mesh.OutboundPort and mesh.InboundPort of the member's own
 // addresses, and has to begin so after Enter. It runs outside the cgroup, as
 // mesh.ProxyUID, and has to connect to the application on behalf of somebody
 // always: that is what tells its connections to these ports from those of others.
@@ -30,6 +30,11 @@ type Member struct {
 	Networks           []netip.Prefix // are called from these addresses, others from the namespace's
 	Ports              []int          // what others open there goes to the proxy
 }
+
+// HopSource6 is where IPv6 connections of Members' proxies to their applications come
+// from (HOP_SOURCE6 of bpf/redirect.c). The namespace needs it, as a deprecated address
+// of any interface; without it there are none of those connections.
+var HopSource6 = netip.MustParseAddr("fd84:7475:6c6c:7f54::1")
 
 // PortTakenError is a port of another Member.
 type PortTakenError struct{ Port int }
@@ -206,7 +211,7 @@ func hostAddresses(networks []netip.Prefix) (own, sources []netip.Addr, err erro
 			continue
 		}
 		meshed := slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(p.Addr()) })
-		if meshed && p.IsSingleIP() {
+		if meshed && p.IsSingleIP() || p.Addr() == HopSource6 {
 			continue
 		}
 		own = append(own, p.Addr())

@@ -31,6 +31,7 @@ func newSharedLab(t *testing.T) *lab {
 	l := newLab(t)
 	l.node = newNode(t)
 	l.stopProxy() // members have their own
+	in(t, l.workload, func() error { return addAddress("eth0", HopSource6.String()+"/128") })
 	in(t, l.outside, func() error {
 		eth0, err := netlink.LinkByName("eth0")
 		if err != nil {
@@ -416,6 +417,111 @@ func TestPendingHandshakesAreLimited(t *testing.T) {
 		}
 		if time.Now().After(end) {
 			t.Fatalf("none is pending, and %d are counted", n)
+		}
+	}
+}
+
+// A member that lets its handshakes stand open takes room from no other one. Its own
+// connections without room are not led back to its proxy: the application gets them,
+// and is shown nobody it could trust.
+func TestPendingHandshakesOfMembers(t *testing.T) {
+	l := newSharedLab(t)
+	one, two := l.enter(t, 31, 7000, 7001), l.enter(t, 32, 7002)
+	seen := func(c net.Conn) net.Addr { return c.RemoteAddr() }
+	for _, n := range ipNets {
+		for _, port := range []string{"7001", "7002"} {
+			serve(t, appUID, l.workload, wildcard(n, port), "client", seen)
+		}
+	}
+	var fds []int
+	closeAll := func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+		fds = nil
+	}
+	t.Cleanup(closeAll)
+	// Nobody accepts here, and the queue is short.
+	in(t, l.workload, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		fds = append(fds, fd)
+		return errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Port: 7000}), unix.Listen(fd, 0))
+	})
+	const limit = 8192 // MAX_PENDING of bpf/redirect.c
+	raiseFileLimit(t, 2*limit)
+	if err := as(proxyUID, l.workload, func() error {
+		for range limit + 500 {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+			if err != nil {
+				return err
+			}
+			fds = append(fds, fd)
+			err = errors.Join(
+				unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
+				unix.Bind(fd, sockaddr(unix.AF_INET, "203.0.113.7:5555")))
+			if err != nil {
+				return err
+			}
+			if err := unix.Connect(fd, sockaddr(unix.AF_INET, "192.0.2.1:7000")); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ name, client, to, want string }{
+		{"without room", "203.0.113.7:5555", "192.0.2.1:7001", "client 192.0.2.1:"},
+		{"without room, at the member's address", "203.0.113.7:5555", one.Address4.String() + ":7001", "client 192.0.2.1:"},
+		{"without room, v6", "[2001:db8:9::7]:5555", "[2001:db8::1]:7001", "client [2001:db8::1]:"},
+		{"without room, at the member's address, v6", "[2001:db8:9::7]:5555", "[" + one.Address6.String() + "]:7001", "client [2001:db8::1]:"},
+		{"another member", "203.0.113.7:5555", "192.0.2.1:7002", "client 203.0.113.7:5555"},
+		{"another member, v6", "[2001:db8:9::7]:5555", "[" + two.Address6.String() + "]:7002", "client [2001:db8:9::7]:5555"},
+	} {
+		got, err := l.dialFor(proxyUID, tc.client, tc.to)
+		if got = "client " + got; err != nil || !strings.HasPrefix(got, tc.want) {
+			t.Errorf("%s: got %q, %v, want %q", tc.name, got, err, tc.want)
+		}
+	}
+	for _, to := range []string{"192.0.2.2:80", "[2001:db8::2]:80"} { // what the members call
+		for _, m := range []*testMember{one, two} {
+			got, err := m.call(to)
+			if want := fmt.Sprintf("outbound-%d %s", m.number, to); m == two && (err != nil || got != want) {
+				t.Errorf("the other member to %s: got %q, %v, want %q", to, got, err, want)
+			} else if m == one && strings.HasSuffix(got, to) {
+				t.Errorf("there was no room, and the proxy knows of %q", got)
+			}
+		}
+	}
+	closeAll()
+	l.wantNoHandshakes(t)
+	for _, n := range ipNets {
+		to := net.JoinHostPort(n.outside, worldPort)
+		if got, err := one.call(to); err != nil || got != "outbound-31 "+to {
+			t.Errorf("with room again, to %s: got %q, %v", to, got, err)
+		}
+	}
+}
+
+// Nobody is to be called by the address that the proxies' connections come from.
+func TestHopSourceIsNobodys(t *testing.T) {
+	l := newSharedLab(t)
+	l.enter(t, 31, 8080)
+	for name, netns := range map[string]*os.File{"from outside": l.outside, "from inside": l.workload} {
+		if netns == l.outside {
+			in(t, netns, func() error {
+				eth0, err := netlink.LinkByName("eth0")
+				if err != nil {
+					return err
+				}
+				return netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: &net.IPNet{IP: HopSource6.AsSlice(), Mask: net.CIDRMask(128, 128)}})
+			})
+		}
+		if got, err := call(appUID, netns, "", net.JoinHostPort(HopSource6.String(), appPort)); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s: got %q, %v, want connection refused", name, got, err)
 		}
 	}
 }

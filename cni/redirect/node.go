@@ -23,7 +23,7 @@ const DefaultPins = "/sys/fs/bpf/tulle"
 // loadRevision is of the programs in bpf/redirect.c, and has to grow with each
 // change of them. Maps never change shape: what a new revision needs besides is a
 // map of its own.
-const loadRevision = 2
+const loadRevision = 3
 
 // ErrNewer is returned where a newer Tulle has loaded its programs.
 var ErrNewer = errors.New("a newer tulle has loaded its eBPF programs; use that one, or take it down first: tulle down")
@@ -285,9 +285,6 @@ func pin(dir string, number uint64, suffix string) string {
 // numbers returns whose links are pinned in dir, living or not.
 func numbers(dir, suffix string) ([]uint64, error) {
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, err
 	}

@@ -203,6 +203,11 @@ func TestHostNetworkDies(t *testing.T) {
 		return nil
 	})
 	awaitAnswer(t, host, "http://web:8080/"+marker, marker)
+	for range 5 { // started again at once, as a service manager does, it has its name and its port
+		web = restart(t, web)
+		host.awaitReadyOf(t, web, "web")
+		awaitAnswer(t, host, "http://web:8080/"+marker, marker)
+	}
 	web.signal(syscall.SIGKILL)
 	eventually(t, func() error {
 		pins, err := os.ReadDir("/sys/fs/bpf/tulle/members")
@@ -222,4 +227,17 @@ func TestHostNetworkDies(t *testing.T) {
 	web.signal(syscall.SIGKILL)
 	web.wait(t)
 	checkSecrecy(t, capture)
+}
+
+// restart kills a program and starts it again as soon as it is gone.
+func restart(t *testing.T, p *process) *process {
+	t.Helper()
+	p.signal(syscall.SIGKILL)
+	eventually(t, func() error {
+		if err := syscall.Kill(p.cmd.Process.Pid, 0); err != syscall.ESRCH {
+			return fmt.Errorf("process %d is still there: %v", p.cmd.Process.Pid, err)
+		}
+		return nil
+	})
+	return start(t, p.cmd.Args...)
 }

@@ -153,6 +153,7 @@ func (l *leases) enter(reg *tullev1.Register) (*held, error) {
 	if l.closing {
 		return nil, status.Error(codes.FailedPrecondition, "the mesh is going down; bring it back with: tulle up")
 	}
+	l.buryDeadLocked() // who is started again at once finds name and ports free
 	h := &held{status: &tullev1.Status{}, stop: make(chan struct{}), gone: make(chan struct{})}
 	h.record = record{
 		Service: reg.GetService(), Strict: reg.GetStrict(), Remove: reg.GetRemove(), OnHost: reg.GetHostNetwork(), Command: reg.GetCommand(),
@@ -260,8 +261,8 @@ func (l *leases) leave(h *held, lease *discovery.Lease) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.replicas[h.record.Replica] != h {
-		return // it has joined again by now
+	if l.replicas[h.record.Replica] != h || h.record.Exited {
+		return // it has joined again by now, or was buried
 	}
 	switch {
 	case h.status.GetExited():
@@ -287,6 +288,15 @@ func (l *leases) buryLocked(h *held) {
 		l.log.Error("cannot remove all that is left of a replica", "replica", h.record.Replica, "reason", err)
 	}
 	l.endLocked(h, codeKilled)
+}
+
+// buryDeadLocked ends those whose end has not been noticed yet.
+func (l *leases) buryDeadLocked() {
+	for _, h := range l.replicas {
+		if !h.record.Exited && !h.record.alive() {
+			l.buryLocked(h)
+		}
+	}
 }
 
 // endLocked gives the replica's place up, and keeps the record for ps unless

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cni/redirect"
 )
 
 // Bridge is the switch all replicas hang on; the host itself is on it with the
@@ -51,7 +53,10 @@ func (b Bridge) Create() error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set %s up: %w", b.Name, err)
 	}
-	return addAddresses(link, b.Gateway4, b.Gateway6)
+	if err := addAddresses(link, b.Gateway4, b.Gateway6); err != nil || !b.Gateway6.IsValid() {
+		return err
+	}
+	return AddMember(b.Name, redirect.HopSource6)
 }
 
 // addAddresses gives link its addresses. IPv6 duplicate detection is left out:

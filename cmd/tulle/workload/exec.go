@@ -38,8 +38,9 @@ type process struct {
 	output sync.WaitGroup // copying its output
 }
 
-// start runs argv on a thread of the replica's namespace.
-func start(thread *network.Thread, argv, env []string, who account, group Cgroup, stdio Stdio) (*process, error) {
+// start runs argv on a thread of the replica's namespace, in the cgroup of a directory;
+// nil: in that of tulle.
+func start(thread *network.Thread, argv, env []string, who account, group *os.File, stdio Stdio) (*process, error) {
 	p := &process{}
 	stdout, release1, err := drain(stdio.Out, &p.output)
 	if err != nil {
@@ -58,17 +59,8 @@ func start(thread *network.Thread, argv, env []string, who account, group Cgroup
 			Pdeathsig:  unix.SIGKILL, // without us there is no network either
 		},
 	}
-	if group.Dir != "" {
-		dir, err := group.open()
-		switch {
-		case err == nil:
-			defer func() { _ = dir.Close() }()
-			p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
-		case errors.Is(err, unix.EROFS), errors.Is(err, fs.ErrPermission):
-			// Inside a container: the network namespace has to do to find what is left.
-		default:
-			return nil, fmt.Errorf("cgroup: %w", err)
-		}
+	if group != nil {
+		p.cmd.SysProcAttr.UseCgroupFD, p.cmd.SysProcAttr.CgroupFD = true, int(group.Fd())
 	}
 	err = thread.Do(func() error {
 		path, err := lookPath(argv[0], getenv(env, "PATH"))
@@ -78,10 +70,18 @@ func start(thread *network.Thread, argv, env []string, who account, group Cgroup
 		p.cmd.Path = path
 		return p.cmd.Start()
 	})
+	if err != nil && group != nil && removed(group) {
+		return nil, fmt.Errorf("start %s: its cgroup was removed meanwhile; type the command again", argv[0])
+	}
 	if err != nil {
 		return nil, startError(argv[0], err)
 	}
 	return p, nil
+}
+
+// removed tells whether a cgroup is no more, though its directory is open.
+func removed(group *os.File) bool {
+	return unix.Faccessat(int(group.Fd()), "cgroup.procs", unix.F_OK, 0) != nil
 }
 
 // wait returns the exit code as a shell would tell it.

@@ -31,6 +31,7 @@ type daemon struct {
 	statuses map[string]*tullev1.Status
 	changed  chan struct{} // replaced with each change of the above
 	stop     chan struct{} // closed: all replicas are asked to stop
+	onToken  func()        // is told when a proxy has asked for one; nil: nobody
 }
 
 // proxyScript stands for tulle-proxy: it asks for a token, gets ready and
@@ -167,6 +168,9 @@ func (d *daemon) listen(stream grpc.BidiStreamingServer[tullev1.JoinRequest, tul
 			if m.GetStatus() != nil {
 				d.change(func() { d.statuses[name] = m.GetStatus() })
 			} else {
+				if d.onToken != nil {
+					d.onToken()
+				}
 				err = stream.Send(&tullev1.JoinResponse{Message: &tullev1.JoinResponse_Token{Token: "secret"}})
 			}
 		case <-stop:

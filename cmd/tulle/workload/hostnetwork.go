@@ -53,11 +53,10 @@ func (r *replica) redirectHost() error {
 	if r.group.Dir == "" {
 		return errors.New("--network host needs cgroup2; type: mount -t cgroup2 none /sys/fs/cgroup/unified")
 	}
-	dir, err := r.group.open()
-	if err != nil {
+	var err error
+	if r.entered, err = r.group.open(); err != nil {
 		return fmt.Errorf("--network host needs a cgroup: %w", err)
 	}
-	defer func() { _ = dir.Close() }()
 	m := redirect.Member{Cgroup: r.group.Dir, Address4: r.wire.Address4.Addr(), Address6: r.wire.Address6.Addr()}
 	for _, text := range r.lease.Grant.Networks {
 		p, err := netip.ParsePrefix(text)
@@ -87,6 +86,9 @@ func (r *replica) proxyAddresses() []string {
 // leaveHost takes away what connectHost and redirectHost have made.
 func (r *replica) leaveHost() error {
 	var errs []error
+	if r.entered != nil { // the command was not started
+		_ = r.entered.Close()
+	}
 	if r.leave != nil {
 		errs = append(errs, r.leave())
 	}

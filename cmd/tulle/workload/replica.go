@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -48,6 +49,7 @@ type replica struct {
 	aside    *network.Thread  // the proxy's
 	proxy    *proxy
 	group    Cgroup
+	entered  *os.File // in the host's network: the cgroup whose connections are redirected
 	proxyPID atomic.Int64
 	conf     resolvConf
 	names    *standIn
@@ -212,12 +214,16 @@ func (r *replica) startProxy(ctx context.Context) error {
 
 // begin starts the command and the check for its readiness.
 func (r *replica) begin(who account) error {
-	since, _ := StartTime(os.Getpid())
-	group := CgroupFor(r.name(), os.Getpid(), since)
+	dir, err := r.cgroup()
+	if err != nil {
+		return fmt.Errorf("%s: cgroup: %w", r.name(), err)
+	}
+	if dir != nil {
+		defer func() { _ = dir.Close() }()
+	}
 	env := append(r.environ(who), "TULLE_NAME="+r.lease.Grant.Service, "TULLE_REPLICA="+strconv.Itoa(r.index))
 	env = append(env, r.config.Env...)
-	p, err := start(r.ns.Thread, r.config.Command, env, who, group, r.stdio)
-	r.group = group
+	p, err := start(r.ns.Thread, r.config.Command, env, who, dir, r.stdio)
 	if err != nil {
 		return err
 	}
@@ -232,6 +238,28 @@ func (r *replica) begin(who account) error {
 		r.watch.Go(func() { r.watchPorts(ctx) })
 	}
 	return nil
+}
+
+// cgroup returns the directory of the cgroup that the command shall start in; nil
+// where there is no need for one. The caller has to close it.
+func (r *replica) cgroup() (*os.File, error) {
+	if r.config.HostNetwork {
+		dir := r.entered // and no other one, were it of the same name: the redirect hangs on it
+		if r.entered = nil; dir == nil {
+			return nil, errors.New("there is none, and without it nothing would be redirected")
+		}
+		return dir, nil
+	}
+	since, _ := StartTime(os.Getpid())
+	r.group = CgroupFor(r.name(), os.Getpid(), since)
+	if r.group.Dir == "" {
+		return nil, nil
+	}
+	dir, err := r.group.open()
+	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return nil, nil // inside a container: the network namespace has to do to find what is left
+	}
+	return dir, err
 }
 
 func (r *replica) environ(who account) []string {

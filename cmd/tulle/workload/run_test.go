@@ -382,10 +382,17 @@ func TestSweepRemovesWhatAKilledRunLeaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	since, _ := StartTime(os.Getpid())
-	p, err := start(ns.Thread, []string{"sleep", "1000"}, os.Environ(), account{}, CgroupFor("web-1", os.Getpid(), since), Stdio{Out: os.Stdout, Err: os.Stderr})
+	var dir *os.File
+	if group := CgroupFor("web-1", os.Getpid(), since); group.Dir != "" {
+		if dir, err = group.open(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := start(ns.Thread, []string{"sleep", "1000"}, os.Environ(), account{}, dir, Stdio{Out: os.Stdout, Err: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
 	}
+	_ = dir.Close()
 	reaped := make(chan int, 1)
 	go func() { reaped <- p.wait() }()
 	for range 2 { // the second time nothing is left to do
