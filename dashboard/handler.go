@@ -15,6 +15,7 @@ import (
 	"time"
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
+	"github.com/tulle-mesh/tulle/mesh"
 )
 
 // HandlerConfig is what the JSON API and the page are made from.
@@ -25,6 +26,11 @@ type HandlerConfig struct {
 	// nil: only those seen in traffic are shown. It is called about once a
 	// second for each window that is watched, and must not block for long.
 	Inventory func(ctx context.Context) (*tullev1.ListResponse, error)
+
+	// Path tells the way from a client to a server, as they are called, names
+	// without a namespace being of the one given; nil: nobody knows. Its errors are
+	// for people.
+	Path func(client, server, namespace string) (*mesh.Path, error)
 
 	// Roots are the certificates that the mesh trusts; nil: not shown.
 	Roots func() []*x509.Certificate
@@ -92,7 +98,7 @@ func Handler(config HandlerConfig) (*Site, error) {
 	}
 	for name, serve := range map[string]http.HandlerFunc{
 		"overview": h.serveOverview, "identities": h.serveIdentities, "series": h.serveSeries, "heatmap": h.serveHeatmap,
-		"routes": h.serveRoutes, "about": h.serveAbout, "targets": h.serveTargets, "stream": h.serveStream, "tap": h.serveTap,
+		"routes": h.serveRoutes, "path": h.servePath, "about": h.serveAbout, "targets": h.serveTargets, "stream": h.serveStream, "tap": h.serveTap,
 		"openapi.yaml": serveOpenAPI,
 	} {
 		mux.HandleFunc("GET /api/v1/"+name, serve)
@@ -327,6 +333,28 @@ func (h *Site) serveRoutes(w http.ResponseWriter, r *http.Request) {
 	answer := h.config.Collector.routes.of(service, t.now).answer(t.now, q.window, rps, limit)
 	answer.Service = service
 	writeJSON(w, http.StatusOK, answer)
+}
+
+func (h *Site) servePath(w http.ResponseWriter, r *http.Request) {
+	q, err := ask(r, "client", "server", "namespace")
+	client, server, namespace := q.values.Get("client"), q.values.Get("server"), q.values.Get("namespace")
+	if err == nil && (client == "" || server == "" || max(len(client), len(server), len(namespace)) > maxName) {
+		err = errors.New("name both: a client and a server")
+	}
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	if h.config.Path == nil {
+		writeError(w, http.StatusNotFound, "this control plane does not tell paths")
+		return
+	}
+	path, err := h.config.Path(client, server, namespace)
+	if err != nil {
+		writeError(w, http.StatusNotFound, err.Error())
+		return
+	}
+	writeJSON(w, http.StatusOK, path)
 }
 
 func (h *Site) roots() []*x509.Certificate {

@@ -56,6 +56,9 @@ type ClusterPod struct {
 	Owner           string // name of the Deployment or the like that it belongs to
 	// Protocols are what its owner declared of its ports.
 	Protocols map[uint16]mesh.Protocol
+	// Direct are the ports at which others meet the application without its
+	// proxy: in plaintext.
+	Direct map[uint16]bool
 }
 
 // Place is where a caller is, as far as that is known.
@@ -153,9 +156,13 @@ func (x *clusterIndex) match(addr netip.AddrPort) (clusterTarget, bool) {
 // destination returns the target as the API carries it, to one who calls from place.
 func (t clusterTarget) destination(addr netip.AddrPort, from Place) *tullev1.Destination {
 	if p := t.pod; p != nil {
+		id := p.ID
+		if p.Direct[addr.Port()] {
+			id = mesh.ID{}
+		}
 		return &tullev1.Destination{
 			Service: p.Owner + "." + p.Namespace, Namespace: p.Namespace, Protocol: wireProtocol(p.Protocols[addr.Port()]),
-			Endpoints: []*tullev1.Endpoint{{Address: addr.String(), Identity: p.ID.String(), Workload: p.Name, Ready: true}},
+			Endpoints: []*tullev1.Endpoint{{Address: addr.String(), Identity: id.String(), Workload: p.Name, Ready: true}},
 		}
 	}
 	d := &tullev1.Destination{Service: fullName(t.service), Namespace: t.service.Namespace}

@@ -211,6 +211,7 @@ func (p *control) composeDashboard() error {
 	page, err := dashboard.Handler(dashboard.HandlerConfig{
 		Collector: collector,
 		Inventory: func(context.Context) (*tullev1.ListResponse, error) { return p.source.Inventory(), nil },
+		Path:      p.source.Path,
 		Roots:     func() []*x509.Certificate { return p.authority.Roots().Certificates },
 		Version:   version, TrustDomain: p.TrustDomain,
 	})

@@ -124,7 +124,7 @@ func (b *builder) endpoint(s *corev1.Service, e *discoveryv1.Endpoint, port uint
 		if !ok {
 			continue
 		}
-		c := discovery.ClusterEndpoint{Addr: netip.AddrPortFrom(addr, port), ID: p.id(b.trustDomain), Terminating: terminating}
+		c := discovery.ClusterEndpoint{Addr: netip.AddrPortFrom(addr, port), ID: p.idAt(port, b.trustDomain), Terminating: terminating}
 		if p != nil {
 			c.Workload, c.Node = p.Name, p.node
 			*protocol = cmp.Or(*protocol, p.protocols[port])

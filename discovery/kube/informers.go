@@ -144,6 +144,7 @@ func trimService(object any) (any, error) {
 		trimmed.Spec = corev1.ServiceSpec{
 			Type: spec.Type, ClusterIP: spec.ClusterIP, ClusterIPs: spec.ClusterIPs, ExternalIPs: spec.ExternalIPs, Ports: spec.Ports,
 			InternalTrafficPolicy: spec.InternalTrafficPolicy, PublishNotReadyAddresses: spec.PublishNotReadyAddresses,
+			ExternalName: spec.ExternalName,
 		}
 		trimmed.Status.LoadBalancer = s.Status.LoadBalancer
 		return trimmed, nil
@@ -177,7 +178,7 @@ func trimNode(object any) (any, error) {
 
 func trimNamespace(object any) (any, error) {
 	if n, ok := object.(*corev1.Namespace); ok {
-		return &corev1.Namespace{ObjectMeta: meta(n.ObjectMeta, cluster.Policy)}, nil
+		return &corev1.Namespace{ObjectMeta: meta(n.ObjectMeta, cluster.Policy, cluster.Inject)}, nil
 	}
 	return object, nil
 }

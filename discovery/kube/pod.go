@@ -27,8 +27,12 @@ type pod struct {
 	version   string                   // of the injector, if it is in the mesh
 	started   int64                    // Unix seconds
 	protocols map[uint16]mesh.Protocol // what its annotations say
+	direct    []cluster.Ports          // of its own that others reach without its proxy
+	around    []cluster.Ports          // to which it goes without its proxy
 	meshed    bool
 	gone      bool // its containers have ended, its address may be another's
+	host      bool // it is in its node's network
+	optedOut  bool // it has asked to be left alone
 }
 
 // DeepCopyObject makes a pod a runtime.Object. It is never changed, so it is its
@@ -52,14 +56,18 @@ func trimPod(object any) (any, error) {
 	if trimmed.account == "" {
 		trimmed.account = "default"
 	}
-	if !p.Spec.HostNetwork { // there the addresses are the node's
+	trimmed.host = p.Spec.HostNetwork
+	if !trimmed.host { // there the addresses are the node's
 		trimmed.addrs = podAddrs(p)
 	}
 	trimmed.owner = ownerOf(p)
 	if trimmed.meshed {
 		trimmed.version = p.Annotations[cluster.InjectedAnnotation]
 		trimmed.protocols = declaredProtocols(p.Annotations)
+		trimmed.direct = skipped(p.Annotations[cluster.SkipInboundPorts])
+		trimmed.around = skipped(p.Annotations[cluster.SkipOutboundPorts])
 	}
+	trimmed.optedOut = p.Labels[cluster.Inject] == cluster.Disabled || p.Annotations[cluster.Inject] == cluster.Disabled
 	if p.Status.StartTime != nil {
 		trimmed.started = p.Status.StartTime.Unix()
 	}
@@ -114,6 +122,39 @@ func declaredProtocols(annotations map[string]string) map[uint16]mesh.Protocol {
 	return declared
 }
 
+// maxSkipped is how many ports the injector lets a pod skip in one direction.
+const maxSkipped = 1024
+
+// skipped reads what the injector has checked and written out. What it would
+// have refused counts for nothing, as it does to the redirect.
+func skipped(value string) []cluster.Ports {
+	if value == "" {
+		return nil
+	}
+	ports, err := cluster.ParsePorts(value)
+	n := 0
+	for _, p := range ports {
+		n += int(p.Last) - int(p.First) + 1
+	}
+	if err != nil || n > maxSkipped {
+		return nil
+	}
+	return ports
+}
+
+func contains(list []cluster.Ports, port uint16) bool {
+	return slices.ContainsFunc(list, func(p cluster.Ports) bool { return p.Contains(port) })
+}
+
+// idAt is who answers at one of the pod's ports: nobody of the mesh where its
+// proxy is gone around.
+func (p *pod) idAt(port uint16, trustDomain string) mesh.ID {
+	if p != nil && contains(p.direct, port) {
+		return mesh.ID{}
+	}
+	return p.id(trustDomain)
+}
+
 // id is who the pod is; the zero ID if it is not in the mesh.
 func (p *pod) id(trustDomain string) mesh.ID {
 	if p == nil || !p.meshed {
@@ -128,7 +169,16 @@ func (p *pod) clusterPod(trustDomain string) *discovery.ClusterPod {
 	if !p.meshed || p.gone || len(p.addrs) == 0 {
 		return nil
 	}
-	return &discovery.ClusterPod{
+	c := &discovery.ClusterPod{
 		Name: p.Name, Namespace: p.Namespace, Addrs: p.addrs, ID: p.id(trustDomain), Owner: p.owner, Protocols: p.protocols,
 	}
+	for _, ports := range p.direct {
+		if c.Direct == nil {
+			c.Direct = map[uint16]bool{}
+		}
+		for port := int(ports.First); port <= int(ports.Last); port++ {
+			c.Direct[uint16(port)] = true
+		}
+	}
+	return c
 }

@@ -377,11 +377,7 @@ func (s *Source) Place(addr netip.Addr) discovery.Place {
 	if p == nil || p.node == "" {
 		return discovery.Place{}
 	}
-	place := discovery.Place{Node: p.node}
-	if object, ok, _ := s.caches.nodes.GetStore().GetByKey(p.node); ok {
-		place.Zone = object.(*corev1.Node).Labels[zoneLabel]
-	}
-	return place
+	return s.placeOf(p)
 }
 
 // PodAddrs returns the addresses of the pod with a name and a UID: none if there

@@ -272,6 +272,7 @@ func (d *daemon) compose() error {
 		Inventory: func(ctx context.Context) (*tullev1.ListResponse, error) {
 			return d.leases.List(ctx, &tullev1.ListRequest{})
 		},
+		Path:       func(client, server, _ string) (*mesh.Path, error) { return d.leases.path(client, server) },
 		Roots:      func() []*x509.Certificate { return d.authority.Roots().Certificates },
 		Prometheus: d.Prometheus,
 		URL:        "http://" + d.Dashboard + "/", Version: d.Version, TrustDomain: TrustDomain,

@@ -61,7 +61,11 @@ func overForward(ctx context.Context, env *command.Env, name string, args []stri
 	if err != nil {
 		return err
 	}
-	args = inMeshTerms(args, c.namespace)
+	if name == "why" { // the control plane knows kinds and namespaces
+		args = append([]string{"--namespace", cmp.Or(c.namespace, "default")}, args...)
+	} else {
+		args = inMeshTerms(args, c.namespace)
+	}
 	t, err := c.tunnel(ctx)
 	if err != nil {
 		return err

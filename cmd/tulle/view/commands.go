@@ -18,6 +18,7 @@ func Commands() []command.Command {
 		{Name: "stat", Help: "Show requests, success and latency of each service", Run: stat},
 		{Name: "edges", Help: "Show who calls whom, and how each connection is protected", Run: edges},
 		{Name: "top", Help: "Show the most requested paths, live", Run: top},
+		{Name: "why", Help: "Explain what becomes of a connection from one workload to another", Run: explainWhy},
 		{Name: "tap", Help: "Print requests as they happen", Run: tap},
 		{Name: "proxies", Help: "Show the proxies and their certificates' expiry", Run: proxies},
 		{Name: "identity", Help: "Show a workload's identity and certificate", Run: identity},

@@ -1,4 +1,4 @@
-// Package view holds the commands that only look: stat, edges, top, tap,
+// Package view holds the commands that only look: stat, edges, why, top, tap,
 // proxies, identity and dashboard. All of them read the JSON API of the
 // running control plane over its unix socket, so they show what the dashboard
 // shows.
