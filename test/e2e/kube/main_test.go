@@ -18,9 +18,10 @@ import (
 
 // The recipe test-kube says in the environment where the cluster is.
 var (
-	state = os.Getenv("TULLE_KUBE_STATE") // folder of the running cluster
-	bin   = os.Getenv("TULLE_BIN")        // folder of the binaries
-	chart = os.Getenv("TULLE_CHART")      // folder of the chart
+	state   = os.Getenv("TULLE_KUBE_STATE")   // folder of the running cluster
+	scripts = os.Getenv("TULLE_KUBE_CLUSTER") // folder of what runs it
+	bin     = os.Getenv("TULLE_BIN")          // folder of the binaries
+	chart   = os.Getenv("TULLE_CHART")        // folder of the chart
 )
 
 // limit is how long to wait for what has to come; it never does in a test that
@@ -186,7 +187,8 @@ func rolledOut(t *testing.T, namespace string, workloads ...string) {
 	}
 }
 
-// namespace makes one, meshed or not, which ends with the test.
+// namespace makes one, meshed or not, which ends with the test: nobody waits for
+// that but allGone.
 func namespace(t *testing.T, name string, meshed bool, more ...string) {
 	t.Helper()
 	kubectl(t, "create", "namespace", name)
@@ -194,7 +196,7 @@ func namespace(t *testing.T, name string, meshed bool, more ...string) {
 		if t.Failed() {
 			artifacts(t, name)
 		}
-		run := exec.Command("kubectl", "delete", "namespace", name, "--timeout=120s", "--grace-period=1")
+		run := exec.Command("kubectl", "delete", "namespace", name, "--wait=false")
 		if out, err := run.CombinedOutput(); err != nil {
 			t.Errorf("delete namespace %s: %v\n%s", name, err, out)
 		}
@@ -202,6 +204,15 @@ func namespace(t *testing.T, name string, meshed bool, more ...string) {
 	if meshed {
 		must(t, append([]string{"mesh", name}, more...)...)
 	}
+}
+
+// allGone waits until the namespaces of all tests are gone.
+func allGone(t *testing.T) {
+	t.Helper()
+	eventually(t, "the namespaces of all scenarios are gone", func() (bool, string) {
+		left := kubectl(t, "get", "namespaces", "--no-headers")
+		return !strings.Contains(left, "Terminating"), left
+	})
 }
 
 // artifacts prints what explains a failure.

@@ -27,19 +27,20 @@ var beside = []scenario{
 	{"restricted", restricted},
 	{"auto-mesh", autoMesh},
 	{"forgery", forgery},
+	{"rolling restart", rollingRestart},
+	{"views", views},
 }
 
 // alone are those that change the mesh itself, or measure it.
 var alone = []scenario{
-	{"rolling restart", rollingRestart},
-	{"views", views},
 	{"control plane away", controlAway},
+	{"control plane replaced", controlReplaced},
 	{"injector away", injectorAway},
 	{"agent away", agentAway},
 	{"agent killed", agentKilled},
 	{"network rewritten", networkRewritten},
-	{"unchained", unchained},
 	{"pods gone", collected},
+	{"power cut", powerCut},
 	{"another authority", anotherAuthority},
 	{"three replicas", threeReplicas},
 	{"no plugin", noPlugin},
@@ -72,6 +73,7 @@ func TestKubernetes(t *testing.T) {
 	if int(ran.Load()) == len(beside)+len(alone) { // or some right was not needed
 		t.Run("rights", rights)
 	}
+	allGone(t)
 	t.Run("uninstall", func(t *testing.T) { uninstalls(t, before) })
 }
 

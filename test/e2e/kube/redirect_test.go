@@ -78,26 +78,28 @@ func agentLog(t *testing.T, node string) string {
 }
 
 // unchained starts pods while the plugin is off the chain, and nobody there to put
-// it back: no container of theirs runs in plaintext. Then the agents come back, and
-// the pods go on where they are.
+// it back.
 func unchained(t *testing.T) {
-	namespace(t, "early", true)
-	withoutAgents(t, func() {
-		for node := range redirects {
-			onNode(t, node, "cp /run/pods.conflist /etc/cni/net.d/.new && mv /etc/cni/net.d/.new /etc/cni/net.d/10-pods.conflist")
-		}
-		apply(t, deploy("early", on("node1", client), on("node2", client), on("node1", web(1)), on("node2", web(1))))
-		for node := range redirects {
-			eventually(t, "the proxy on "+node+" says that it is not redirected", func() (bool, string) {
-				r := run(t, "", "kubectl", "-n", "early", "logs", "deployment/client-"+node, "-c", "tulle-proxy")
-				return strings.Contains(r.stdout, "is not redirected to its proxy"), r.stdout + r.stderr
-			})
-		}
-		states := kubectl(t, "-n", "early", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].started}")
-		if want := []string{"false", "false", "false", "false"}; !slices.Equal(strings.Fields(states), want) {
-			t.Errorf("containers started: %s, want none before its pod is redirected", states)
-		}
-	})
+	t.Helper()
+	for node := range redirects {
+		onNode(t, node, "cp /run/pods.conflist /etc/cni/net.d/.new && mv /etc/cni/net.d/.new /etc/cni/net.d/10-pods.conflist")
+	}
+	apply(t, deploy("early", on("node1", client), on("node2", client), on("node1", web(1)), on("node2", web(1))))
+	for node := range redirects {
+		eventually(t, "the proxy on "+node+" says that it is not redirected", func() (bool, string) {
+			r := run(t, "", "kubectl", "-n", "early", "logs", "deployment/client-"+node, "-c", "tulle-proxy")
+			return strings.Contains(r.stdout, "is not redirected to its proxy"), r.stdout + r.stderr
+		})
+	}
+	states := kubectl(t, "-n", "early", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].started}")
+	if want := []string{"false", "false", "false", "false"}; !slices.Equal(strings.Fields(states), want) {
+		t.Errorf("containers started: %s, want none before its pod is redirected", states)
+	}
+}
+
+// chained has the pods of unchained talk to each other, in the mesh.
+func chained(t *testing.T) {
+	t.Helper()
 	for node := range redirects {
 		rolledOut(t, "early", "deployment/client-"+node, "deployment/web-"+node)
 		for to := range redirects {

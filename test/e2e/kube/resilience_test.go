@@ -71,11 +71,7 @@ func clientPod(t *testing.T, namespace string) string {
 func controlAway(t *testing.T) {
 	loaded(t, "alone", 2)
 	underLoad(t, "alone", clientPod(t, "alone"), "http://web:8080/", func() {
-		kubectl(t, "-n", "tulle-system", "scale", "deployment/tulle-control", "--replicas=0")
-		eventually(t, "the control plane is gone", func() (bool, string) {
-			p := strings.Join(pods(t, "tulle-system", "app.kubernetes.io/name=tulle-control"), " ")
-			return p == "", p
-		})
+		noControl(t)
 		kubectl(t, "-n", "tulle-system", "scale", "deployment/tulle-control", "--replicas=1")
 		rolledOut(t, "tulle-system", "deployment/tulle-control")
 	})
@@ -85,15 +81,36 @@ func controlAway(t *testing.T) {
 	fetch(t, "alone", clientPod(t, "alone"), "http://web:8080/")
 }
 
+// noControl ends the control plane: to its end, not only to where it serves on.
+func noControl(t *testing.T) {
+	t.Helper()
+	kubectl(t, "-n", "tulle-system", "scale", "deployment/tulle-control", "--replicas=0")
+	eventually(t, "the control plane is gone", func() (bool, string) {
+		p := kubectl(t, "-n", "tulle-system", "get", "pods", "-l", "app.kubernetes.io/name=tulle-control", "-o", "name")
+		return p == "", p
+	})
+}
+
+// controlReplaced has a service replaced at the very moment when the control
+// plane is: proxies find the new one before what they know is too old.
+func controlReplaced(t *testing.T) {
+	loaded(t, "replaced", 2)
+	underLoad(t, "replaced", clientPod(t, "replaced"), "http://web:8080/", func() {
+		for range 2 {
+			kubectl(t, "-n", "tulle-system", "rollout", "restart", "deployment/tulle-control")
+			rolledOut(t, "tulle-system", "deployment/tulle-control")
+			kubectl(t, "-n", "replaced", "rollout", "restart", "deployment/web")
+			rolledOut(t, "replaced", "deployment/web")
+		}
+	})
+	secured(t, "replaced", "web")
+}
+
 // injectorAway has pods of meshed namespaces wait, and no others.
 func injectorAway(t *testing.T) {
 	namespace(t, "waits", true)
 	namespace(t, "free", false)
-	kubectl(t, "-n", "tulle-system", "scale", "deployment/tulle-control", "--replicas=0")
-	eventually(t, "the control plane is gone", func() (bool, string) {
-		p := strings.Join(pods(t, "tulle-system", "app.kubernetes.io/name=tulle-control"), " ")
-		return p == "", p
-	})
+	noControl(t)
 	apply(t, deploy("waits", client)+deploy("free", client))
 	rolledOut(t, "free", "deployment/client")
 	eventually(t, "the meshed pod is refused", func() (bool, string) {
@@ -109,39 +126,27 @@ func injectorAway(t *testing.T) {
 	rolledOut(t, "waits", "deployment/client")
 }
 
-// agentAway takes the agents off the nodes: meshed pods do not start, others
-// do, and those that run are served. It is the same where the plugin is not
-// even in the chain any more, so that the runtime starts pods without asking.
+// agentAway takes the agents off the nodes: meshed pods do not start, others do,
+// and those that run are served. Where the plugin is not even in the chain, so
+// that the runtime starts pods without asking, no container of theirs runs in
+// plaintext. Then the agents come back, and all go on where they are.
 func agentAway(t *testing.T) {
 	loaded(t, "agentless", 1)
 	namespace(t, "plain", false)
-	kubectl(t, "-n", "tulle-system", "patch", "daemonset", "tulle-cni", "-p", `{"spec":{"template":{"spec":{"nodeSelector":{"nowhere":"true"}}}}}`)
-	eventually(t, "the agents are gone", func() (bool, string) {
-		p := strings.Join(pods(t, "tulle-system", "app.kubernetes.io/name=tulle-cni"), " ")
-		return p == "", p
+	namespace(t, "early", true)
+	withoutAgents(t, func() {
+		fetch(t, "agentless", clientPod(t, "agentless"), "http://web:8080/")
+		apply(t, deploy("plain", client))
+		rolledOut(t, "plain", "deployment/client")
+		apply(t, deploy("agentless", workload{name: "late", args: "hold"}))
+		eventually(t, "the meshed pod says why it does not start", func() (bool, string) {
+			s := kubectl(t, "-n", "agentless", "get", "events", "-o", "jsonpath={range .items[*]}{.message}{\"\\n\"}{end}")
+			return strings.Contains(s, "the pod is meshed, and its traffic cannot be redirected"), s
+		})
+		unchained(t)
 	})
-	fetch(t, "agentless", clientPod(t, "agentless"), "http://web:8080/")
-	apply(t, deploy("plain", client))
-	rolledOut(t, "plain", "deployment/client")
-	apply(t, deploy("agentless", workload{name: "late", args: "hold"}))
-	eventually(t, "the meshed pod says why it does not start", func() (bool, string) {
-		s := kubectl(t, "-n", "agentless", "get", "events", "-o", "jsonpath={range .items[*]}{.message}{\"\\n\"}{end}")
-		return strings.Contains(s, "the pod is meshed, and its traffic cannot be redirected"), s
-	})
-	for _, node := range []string{"node1", "node2"} {
-		onNode(t, node, "cp /run/pods.conflist /etc/cni/net.d/.new && mv /etc/cni/net.d/.new /etc/cni/net.d/10-pods.conflist")
-	}
-	apply(t, deploy("agentless", workload{name: "unchained", args: "hold"}))
-	eventually(t, "the proxy of a pod that was not redirected says so", func() (bool, string) {
-		r := run(t, "", "kubectl", "-n", "agentless", "logs", "-l", "scenario=unchained", "-c", "tulle-proxy")
-		return strings.Contains(r.stdout, "traffic is not redirected"), r.stdout + r.stderr
-	})
-	if started := kubectl(t, "-n", "agentless", "get", "pods", "-l", "scenario=unchained", "-o", "jsonpath={.items[*].status.containerStatuses[*].started}"); started != "false" {
-		t.Errorf("its application runs: started is %q", started)
-	}
-	kubectl(t, "-n", "tulle-system", "patch", "daemonset", "tulle-cni", "--type=json", "-p", `[{"op":"remove","path":"/spec/template/spec/nodeSelector/nowhere"}]`)
-	rolledOut(t, "tulle-system", "daemonset/tulle-cni")
-	rolledOut(t, "agentless", "deployment/late", "deployment/unchained")
+	rolledOut(t, "agentless", "deployment/late")
+	chained(t)
 }
 
 // agentKilled kills the agents' processes while pods come: those wait for the
@@ -294,4 +299,47 @@ func networkRewritten(t *testing.T) {
 	rolledOut(t, "rewritten", "deployment/web", "deployment/client")
 	fetch(t, "rewritten", clientPod(t, "rewritten"), "http://web:8080/")
 	secured(t, "rewritten", "web")
+}
+
+// powerCut takes the power from both nodes at once: pods come back, and not one
+// request goes in plaintext from their very start.
+func powerCut(t *testing.T) {
+	namespace(t, "dark", true)
+	var all []workload
+	var names []string
+	for node, other := range map[string]string{"node1": "node2", "node2": "node1"} {
+		server := on(node, web(1))
+		server.args = "web -delay 50ms :8080"
+		for _, w := range []workload{server, on(node, client), on(node, workload{name: "caller", args: "load -c 1 http://web-" + other + ":8080/"})} {
+			all = append(all, w)
+			names = append(names, "deployment/"+w.name)
+		}
+	}
+	apply(t, deploy("dark", all...))
+	rolledOut(t, "dark", names...)
+	for node := range redirects {
+		onNode(t, node, "exec "+scripts+"/node "+strings.TrimPrefix(node, "node")+" again")
+	}
+	for _, namespace := range []string{"tulle-system", "dark"} {
+		eventually(t, "the pods of "+namespace+" are back", func() (bool, string) {
+			states := kubectl(t, "-n", namespace, "get", "pods", "-o", "jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}{\"\\n\"}{end}")
+			for line := range strings.Lines(states) {
+				if f := strings.Fields(line); len(f) != 3 || f[1] == "0" || f[2] != "true" {
+					return false, states
+				}
+			}
+			return states != "", states
+		})
+	}
+	for from := range redirects {
+		for to := range redirects {
+			eventually(t, "a request from "+from+" to "+to, func() (bool, string) { // the name server comes back in its own time
+				r := inPod(t, "dark", "deployment/client-"+from, "fetch", "http://web-"+to+":8080/")
+				return r.code == 0, r.stdout + r.stderr
+			})
+		}
+	}
+	for node := range redirects {
+		secured(t, "dark", "web-"+node)
+	}
 }

@@ -159,6 +159,7 @@ func views(t *testing.T) {
 			{"web.seen", []string{"stat", "ns/seen"}},
 			{"web.seen", []string{"stat", "web.seen", "-o", "wide"}},
 			{"mtls", []string{"edges", "svc/web", "-n", "seen", "-o", "json"}},
+			{"client.seen", []string{"edges", "ns/seen"}},
 			{pod, []string{"proxies"}},
 			{"spiffe://cluster.local/ns/seen/sa/default", []string{"identity", "pod/" + pod}},
 		} {
