@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -111,6 +112,29 @@ func TestImage(t *testing.T) {
 	}
 	if got := unpack(t, bytes.NewReader(layer)); string(got["bin/run"]) != "machine code" || string(got["a"]) != "machine code" {
 		t.Errorf("layer: %q", got)
+	}
+}
+
+// The promise: the proxy's image, which every node pulls, is 12 MB at most.
+func TestProxyImageIsSmall(t *testing.T) {
+	dir := t.TempDir()
+	program, out := filepath.Join(dir, "tulle-proxy"), filepath.Join(dir, "proxy.tar")
+	build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", program, "../cmd/tulle-proxy")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := run([]string{"-o", out, "-user", "2102", "tulle.dev/proxy:1", "/tulle-proxy=" + program}); err != nil {
+		t.Fatal(err)
+	}
+	image, err1 := os.Stat(out)
+	binary, err2 := os.Stat(program)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the image is %.1f MB, unpacked %.1f MB", float64(image.Size())/1e6, float64(binary.Size())/1e6)
+	if image.Size() > 12e6 {
+		t.Errorf("the image is %d bytes", image.Size())
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,6 +22,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/tulle-mesh/tulle/inject"
+	"github.com/tulle-mesh/tulle/mesh"
 	"github.com/tulle-mesh/tulle/mesh/cluster"
 )
 
@@ -213,6 +216,31 @@ func TestLinger(t *testing.T) {
 		}
 	}
 	eventually(t, "the end", func() bool { return !r.ready() })
+}
+
+// A control plane that is told of images only patches pods as `tulle inject`
+// does, which knows nothing of the other flags.
+func TestDefaultsAreTheInjectors(t *testing.T) {
+	c, err := parse([]string{"-proxy-image=x/proxy:1", "-init-image=x/cni:1", "-pull-policy=IfNotPresent"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Inject.Native = true
+	plain := inject.Config{
+		Image: "x/proxy:1", InitImage: "x/cni:1", PullPolicy: "IfNotPresent", Version: version, TrustDomain: cluster.TrustDomain,
+		Control: fmt.Sprintf("%s:%d", cluster.ControlHost, mesh.ControlPort), CNI: true, Native: true,
+	}
+	pod := []byte(`{"metadata":{"name":"web"},"spec":{"containers":[{"name":"web","ports":[{"containerPort":80}],"livenessProbe":{"tcpSocket":{"port":80}}}]}}`)
+	for _, cni := range []bool{true, false} {
+		c.Inject.CNI, plain.CNI = cni, cni
+		webhook, err1 := c.Inject.Patch(pod, inject.Origin{})
+		offline, err2 := plain.Patch(pod, inject.Origin{})
+		a, err3 := json.Marshal(webhook)
+		b, err4 := json.Marshal(offline)
+		if err := errors.Join(err1, err2, err3, err4); err != nil || len(webhook.Patch) == 0 || !bytes.Equal(a, b) {
+			t.Errorf("%v: the webhook does\n%s\nand tulle inject\n%s", err, a, b)
+		}
+	}
 }
 
 func TestFlags(t *testing.T) {

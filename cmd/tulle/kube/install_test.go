@@ -11,7 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/check"
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
@@ -120,6 +122,56 @@ func TestInject(t *testing.T) {
 	code, _, stderr = cli(t, nil, "kind: [", "inject", "-f", "-")
 	if code != 1 || !strings.Contains(stderr, "not valid YAML") {
 		t.Errorf("exit %d\n%s", code, stderr)
+	}
+}
+
+// What `tulle inject` adds is what the webhook of an installation with the same
+// values adds: it is told nothing else that matters to a pod. Its own defaults
+// are held to the injector's in cmd/tulle-control.
+func TestInjectIsTheWebhook(t *testing.T) {
+	for _, sets := range []command.List{
+		nil,
+		{"registry=registry.example.com/mesh", "tag=next", "pullPolicy=Always", "trustDomain=example.org", "cni.enabled=false"},
+	} {
+		w := wish{sets: sets}
+		values, err := w.values(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := injection(values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects, err := render(values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{
+			"-proxy-image": config.Image, "-init-image": config.InitImage, "-pull-policy": config.PullPolicy,
+			"-trust-domain": config.TrustDomain, "-cni": fmt.Sprint(config.CNI),
+		}
+		for _, o := range objects {
+			if o.GetKind() != "Deployment" {
+				continue
+			}
+			var d appsv1.Deployment
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &d); err != nil {
+				t.Fatal(err)
+			}
+			for _, arg := range d.Spec.Template.Spec.Containers[0].Args {
+				flag, value, _ := strings.Cut(arg, "=")
+				switch expected, known := want[flag]; {
+				case known && value != expected:
+					t.Errorf("%v: the control plane has %s, tulle inject %s", sets, arg, expected)
+				case !known && flag != "-log-level" && flag != "-auto-mesh" && flag != "-linger":
+					t.Errorf("%v: the control plane is told %s, of which tulle inject knows nothing", sets, arg)
+				}
+				delete(want, flag)
+			}
+		}
+		if len(want) > 0 {
+			t.Errorf("%v: the control plane is not told %v", sets, want)
+		}
 	}
 }
 

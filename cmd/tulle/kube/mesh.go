@@ -20,8 +20,9 @@ import (
 
 const meshAbout = `
 Annotates namespaces (tulle.dev/inject: enabled), so that each pod that starts
-there gets a proxy, and replaces the pods of their workloads, as a rolling
-update does. Pods that no workload owns, and Jobs that run, stay as they are.`
+there gets a proxy, and replaces the pods of their workloads that have none, or
+that of another version, as a rolling update does. Pods that no workload owns,
+and Jobs that run, stay as they are.`
 
 // rolling are the flags of commands that replace pods.
 type rolling struct {
@@ -41,9 +42,16 @@ func meshNamespaces(ctx context.Context, env *command.Env, args []string) error 
 	var r rolling
 	r.flags(f)
 	strict := f.Bool("strict", false, "refuse clients outside the mesh")
+	var whole command.List
+	f.Var(&whole, "all-workloads-of", "mesh this `NAMESPACE`, and replace all of its workloads' pods, whatever they have; may be repeated")
 	namespaces, err := f.Parse(env, args)
 	if err != nil {
 		return err
+	}
+	for _, namespace := range whole {
+		if !slices.Contains(namespaces, namespace) {
+			namespaces = append(namespaces, namespace)
+		}
 	}
 	if len(namespaces) == 0 {
 		return command.Usagef("which namespace? tulle mesh NAMESPACE; all: kubectl get namespaces")
@@ -57,9 +65,11 @@ func meshNamespaces(ctx context.Context, env *command.Env, args []string) error 
 	if err != nil {
 		return err
 	}
-	if there, err := c.installed(ctx); err != nil {
+	there, err := c.installed(ctx)
+	if err != nil {
 		return err
-	} else if there == nil {
+	}
+	if there == nil {
 		return notInstalled(c)
 	}
 	annotations := map[string]any{names.Inject: names.Enabled}
@@ -71,7 +81,21 @@ func meshNamespaces(ctx context.Context, env *command.Env, args []string) error 
 			return err
 		}
 	}
-	return c.roll(ctx, env, r, namespaces, true)
+	return c.roll(ctx, env, r, namespaces, staleForMesh(there.version, whole), "meshed")
+}
+
+// staleForMesh tells which pods to replace: those without a proxy, those with
+// another version's, and all of the workloads of whole namespaces.
+func staleForMesh(version string, whole []string) func(workload, *corev1.Pod) bool {
+	return func(w workload, p *corev1.Pod) bool {
+		return slices.Contains(whole, w.namespace) || !hasProxy(p) || !carriesProxy(w) && p.Annotations[names.InjectedAnnotation] != version
+	}
+}
+
+// carriesProxy tells whether the workload's own template has the proxy (tulle
+// inject): whatever replaces its pods, they have that one.
+func carriesProxy(w workload) bool {
+	return w.template != nil && w.template.Annotations[names.InjectedAnnotation] != ""
 }
 
 func unmeshNamespaces(ctx context.Context, env *command.Env, args []string) error {
@@ -96,7 +120,7 @@ Takes the annotations off namespaces, and replaces the pods that have a proxy.`)
 			return err
 		}
 	}
-	return c.roll(ctx, env, r, namespaces, false)
+	return c.roll(ctx, env, r, namespaces, func(_ workload, p *corev1.Pod) bool { return hasProxy(p) }, "not meshed any more")
 }
 
 // annotate sets annotations and labels (marks) of a namespace; nil takes one off.
@@ -112,8 +136,8 @@ func (c *cluster) annotate(ctx context.Context, namespace string, annotations, m
 	return c.explain(err)
 }
 
-// roll replaces the pods that have no proxy (or, if not meshed, that have one).
-func (c *cluster) roll(ctx context.Context, env *command.Env, r rolling, namespaces []string, meshed bool) error {
+// roll replaces the pods of workloads of which one is stale.
+func (c *cluster) roll(ctx context.Context, env *command.Env, r rolling, namespaces []string, isStale func(workload, *corev1.Pod) bool, word string) error {
 	ctx, cancel := context.WithTimeout(ctx, *r.timeout)
 	defer cancel()
 	for _, namespace := range namespaces {
@@ -134,7 +158,7 @@ func (c *cluster) roll(ctx context.Context, env *command.Env, r rolling, namespa
 					continue
 				}
 				owned[name] = true
-				stale = stale || hasProxy(p) != meshed && !optedOut(p)
+				stale = stale || isStale(w, p) && !optedOut(p)
 			}
 			if !stale {
 				continue
@@ -144,10 +168,9 @@ func (c *cluster) roll(ctx context.Context, env *command.Env, r rolling, namespa
 			}
 			replaced = append(replaced, w)
 		}
-		word := map[bool]string{true: "meshed", false: "not meshed any more"}[meshed]
 		_, _ = fmt.Fprintf(env.Stdout, "Namespace %s is %s: %d workloads get new pods.\n", namespace, word, len(replaced))
 		for _, name := range slices.Sorted(maps.Keys(pods)) {
-			if p := pods[name]; !owned[name] && hasProxy(p) != meshed && !optedOut(p) && p.Status.Phase == corev1.PodRunning {
+			if p := pods[name]; !owned[name] && isStale(workload{}, p) && !optedOut(p) && p.Status.Phase == corev1.PodRunning {
 				_, _ = fmt.Fprintf(env.Stdout, "  pod %s stays as it is until it ends: no workload would replace it\n", name)
 			}
 		}
