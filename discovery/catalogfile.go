@@ -134,19 +134,19 @@ func readBounded(path string) ([]byte, error) {
 	// O_NONBLOCK: a FIFO must not stall us.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("catalog %w", err)
+		return nil, fmt.Errorf("catalog: %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("catalog %w", err)
+		return nil, fmt.Errorf("catalog: %w", err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("catalog %s: not a regular file", path)
 	}
 	content, err := io.ReadAll(io.LimitReader(f, maxCatalogSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("catalog %w", err)
+		return nil, fmt.Errorf("catalog: %w", err)
 	}
 	return content, nil
 }

@@ -51,7 +51,10 @@ func grafana() []byte {
 			"datasource":  object{"type": "prometheus", "uid": source},
 			"gridPos":     object{"h": p.height, "w": p.width, "x": x, "y": y},
 			"fieldConfig": object{"defaults": object{"unit": p.unit, "min": 0}, "overrides": []object{}},
-			"options":     object{"tooltip": object{"mode": "multi", "sort": "desc"}},
+			"options": object{
+				"legend":  object{"showLegend": true, "displayMode": "list", "placement": "bottom", "calcs": []string{}},
+				"tooltip": object{"mode": "multi", "sort": "desc"},
+			},
 		})
 		if x += p.width; x >= 2*halfWidth {
 			x, y = 0, y+p.height
