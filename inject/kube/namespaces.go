@@ -37,6 +37,9 @@ const (
 	// again is after how long what was written is looked at: somebody may have
 	// changed it.
 	again = 5 * time.Minute
+	// bundleAgain is the same of the webhook's: with another's certificate in it
+	// no pod of the mesh could start.
+	bundleAgain = 15 * time.Second
 )
 
 // systemNamespaces are never meshed: the cluster's own life must not depend on
@@ -85,7 +88,7 @@ type written struct {
 	at      time.Time
 }
 
-func (w written) good(content []byte, now time.Time) bool {
+func (w written) good(content []byte, now time.Time, again time.Duration) bool {
 	return bytes.Equal(w.content, content) && now.Sub(w.at) < again
 }
 
@@ -189,7 +192,7 @@ func (n *Namespaces) Run(ctx context.Context) error {
 
 func (n *Namespaces) pass(ctx context.Context, pem []byte, now time.Time) error {
 	var errs []error
-	if n.config.Webhook && !n.bundle.good(pem, now) {
+	if n.config.Webhook && !n.bundle.good(pem, now, bundleAgain) {
 		if err := n.writeBundle(ctx, pem); err != nil {
 			errs = append(errs, err)
 		} else {
@@ -265,7 +268,7 @@ func (n *Namespaces) mark(ctx context.Context, ns *corev1.Namespace, value strin
 }
 
 func (n *Namespaces) writeRoots(ctx context.Context, namespace string, pem []byte, now time.Time) error {
-	if n.written[namespace].good(pem, now) {
+	if n.written[namespace].good(pem, now, again) {
 		return nil
 	}
 	want := applycorev1.ConfigMap(cluster.RootsConfigMap, namespace).

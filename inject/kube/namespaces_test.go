@@ -175,6 +175,32 @@ func TestNamespaces(t *testing.T) {
 		func() string { return strings.Join(l.events(t), ";") })
 }
 
+// Somebody else writes certificates into webhooks (cert-manager's injector, an
+// older installation): ours comes back, or every pod of the mesh would wait.
+func TestBundleClash(t *testing.T) {
+	l := &lab{client: fake.NewClientset(webhook())}
+	var err error
+	l.Namespaces, err = New(Config{
+		Client: l.client, Webhook: true, Log: slog.New(slog.DiscardHandler),
+		Roots: func() ([]byte, <-chan struct{}) { return []byte("ours"), nil }, Meshed: func() map[string]bool { return nobody },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	if err := l.pass(t.Context(), []byte("ours"), now); err != nil || l.bundle(t) != " ours true" {
+		t.Fatalf("%v, %s", err, l.bundle(t))
+	}
+	w := webhook()
+	w.Webhooks[1].ClientConfig.CABundle = []byte("theirs")
+	if _, err := l.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Update(t.Context(), w, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.pass(t.Context(), []byte("ours"), now.Add(bundleAgain)); err != nil || l.bundle(t) != " ours true" {
+		t.Errorf("when it looks again: %v, %s", err, l.bundle(t))
+	}
+}
+
 func TestAutoMesh(t *testing.T) {
 	l := newLab(t, "team in (a,b)", webhook(),
 		namespace("one", teamA, nil), namespace("two", map[string]string{"team": "c"}, nil), namespace("no", teamA, off), namespace("kube-system", teamA, nil))

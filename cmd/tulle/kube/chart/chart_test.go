@@ -1,10 +1,16 @@
 package chart
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
+
+	"github.com/tulle-mesh/tulle/mesh/cluster"
 )
 
 func defaults(t *testing.T) Values {
@@ -75,6 +81,50 @@ func TestRender(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The webhook hears of pods in namespaces of the mesh only, and no pod there
+// starts without its answer. It has no caBundle: the control plane writes that
+// field, so nobody who applies the chart again, or compares, sees a difference.
+func TestWebhook(t *testing.T) {
+	var config admissionregistrationv1.MutatingWebhookConfiguration
+	raw, err := yaml.Marshal(render(t, defaults(t))["MutatingWebhookConfiguration tulle-injector"])
+	if err == nil {
+		err = yaml.UnmarshalStrict(raw, &config)
+	}
+	if err != nil || len(config.Webhooks) != 1 {
+		t.Fatalf("%v: %d webhooks", err, len(config.Webhooks))
+	}
+	w := config.Webhooks[0]
+	if w.FailurePolicy == nil || *w.FailurePolicy != admissionregistrationv1.Fail || w.ClientConfig.CABundle != nil || w.ClientConfig.Service == nil {
+		t.Errorf("failurePolicy %v, caBundle %q, service %v", w.FailurePolicy, w.ClientConfig.CABundle, w.ClientConfig.Service)
+	}
+	if r := w.Rules; len(r) != 1 || !slices.Equal(r[0].Resources, []string{"pods"}) || !slices.Equal(r[0].Operations, []admissionregistrationv1.OperationType{admissionregistrationv1.Create}) {
+		t.Errorf("rules %+v", r)
+	}
+	selects := func(s *metav1.LabelSelector, of map[string]string) bool {
+		selector, err := metav1.LabelSelectorAsSelector(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return selector.Matches(labels.Set(of))
+	}
+	for name, want := range map[string]bool{"shop": true, "kube-system": false, "here": false} {
+		of := map[string]string{"kubernetes.io/metadata.name": name, cluster.Inject: cluster.Enabled}
+		if got := selects(w.NamespaceSelector, of); got != want {
+			t.Errorf("namespace %s, enabled: %t", name, got)
+		}
+		delete(of, cluster.Inject)
+		if selects(w.NamespaceSelector, of) {
+			t.Errorf("namespace %s is selected without being asked for", name)
+		}
+	}
+	if selects(w.ObjectSelector, map[string]string{cluster.Inject: cluster.Disabled}) || !selects(w.ObjectSelector, nil) {
+		t.Errorf("objectSelector %v", w.ObjectSelector)
+	}
+	if len(w.MatchConditions) != 2 {
+		t.Errorf("matchConditions %v", w.MatchConditions)
 	}
 }
 
