@@ -28,6 +28,36 @@ func newNode(t *testing.T) Node {
 	return n
 }
 
+// Mounts of the kinds of machines there are.
+func TestCgroupMount(t *testing.T) {
+	const (
+		unified   = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+		hybrid    = "30 23 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro\n31 30 0:27 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw\n32 30 0:28 / /sys/fs/cgroup/cpu rw shared:11 - cgroup cgroup rw,cpu\n"
+		legacy    = "30 23 0:26 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup rw,cpu\n"
+		part      = "90 23 0:26 /kubepods/pod1 /run/part rw - cgroup2 cgroup rw\n"
+		elsewhere = "91 23 0:26 / /mnt/cg rw - cgroup2 none rw\n"
+	)
+	for name, tc := range map[string]struct {
+		mountinfo, hidden, want string
+	}{
+		"unified":                      {unified, "", "/sys/fs/cgroup"},
+		"v1 hybrid":                    {hybrid, "", "/sys/fs/cgroup/unified"},
+		"elsewhere":                    {legacy + elsewhere, "", "/mnt/cg"},
+		"a part of it comes first":     {part + unified, "", "/sys/fs/cgroup"},
+		"hidden by another":            {unified + elsewhere, "/sys/fs/cgroup", "/mnt/cg"},
+		"a container sees a part":      {part, "", "/run/part"},
+		"v1 only":                      {legacy, "", ""},
+		"nothing":                      {"", "", ""},
+		"what is not a mountinfo":      {"cgroup2 - cgroup2 \n - \n", "", ""},
+		"hidden, and there is no more": {unified, "/sys/fs/cgroup", ""},
+	} {
+		got, err := cgroupMount(strings.NewReader(tc.mountinfo), func(dir string) bool { return dir != tc.hidden })
+		if got != tc.want || (err == nil) != (tc.want != "") || err != nil && !strings.Contains(err.Error(), "type: mount -t cgroup2") {
+			t.Errorf("%s: got %q, %v, want %q", name, got, err, tc.want)
+		}
+	}
+}
+
 // dumpEBPF says what the maps hold about a namespace, without generations.
 func dumpEBPF(t *testing.T, n Node, netns *os.File) string {
 	t.Helper()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -453,13 +454,19 @@ func (n Node) cgroup() (string, error) {
 		return "", err
 	}
 	defer mounts.Close()
+	return cgroupMount(mounts, func(dir string) bool { return isFS(dir, unix.CGROUP2_SUPER_MAGIC) == nil })
+}
+
+// cgroupMount finds cgroup2 in a mountinfo, wherever it is: at /sys/fs/cgroup, or
+// beside the hierarchies of cgroup v1. visible tells a mount from one that another hides.
+func cgroupMount(mountinfo io.Reader, visible func(dir string) bool) (string, error) {
 	found, root := "", ""
-	lines := bufio.NewScanner(mounts)
+	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
 		// 36 35 98:0 ROOT MOUNTPOINT OPTIONS… - TYPE SOURCE OPTIONS (proc_pid_mountinfo(5))
 		before, after, _ := strings.Cut(lines.Text(), " - ")
 		f := strings.Fields(before)
-		if len(f) < 5 || !strings.HasPrefix(after, "cgroup2 ") || isFS(f[4], unix.CGROUP2_SUPER_MAGIC) != nil {
+		if len(f) < 5 || !strings.HasPrefix(after, "cgroup2 ") || !visible(f[4]) {
 			continue
 		}
 		if found == "" || len(f[3]) < len(root) { // a container may see parts of the tree, too
