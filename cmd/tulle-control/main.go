@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/tulle-mesh/tulle/mesh"
@@ -32,9 +31,7 @@ func run(args []string, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "tulle-control: %v\n", err)
 		return 2
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50) // memory is dearer here than CPU
-	}
+	tuneMemory()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait
