@@ -42,8 +42,8 @@ type ClusterEndpoint struct {
 	ID       mesh.ID // zero: not in the mesh, plaintext
 	Workload string  // name of the pod; "": not a pod
 	Node     string  // where it runs; "": unknown
-	// Zones are those from which it should be called; none: from all.
-	Zones []string
+	// Zones and Nodes are those from which it should be called; none: from all.
+	Zones, Nodes []string
 	// Terminating: to be used only if there is no other one.
 	Terminating bool
 }
@@ -188,11 +188,12 @@ func (e *ClusterEndpoint) message() *tullev1.Endpoint {
 
 // near returns the endpoints that a caller at place is to use for what it
 // dialled in one family; those of the other one serve if there are none. Like
-// kube-proxy it follows zones only if each endpoint has some and one has the
-// caller's (KEP-2433): half-written hints would send everything to one endpoint.
+// kube-proxy it follows nodes (KEP-3015), else zones (KEP-2433), only if each
+// endpoint has some and one has the caller's: half-written hints would send
+// everything to one endpoint.
 func (p *ClusterPort) near(v4 bool, from Place, nodeLocal bool) []*ClusterEndpoint {
-	var all, local, zone []*ClusterEndpoint
-	hinted := from.Zone != ""
+	var all, local, node, zone []*ClusterEndpoint
+	byZone, byNode := from.Zone != "", from.Node != ""
 	for i := range p.Endpoints {
 		e := &p.Endpoints[i]
 		if e.Addr.Addr().Is4() != v4 && p.has(v4) {
@@ -203,17 +204,22 @@ func (p *ClusterPort) near(v4 bool, from Place, nodeLocal bool) []*ClusterEndpoi
 			local = append(local, e)
 		}
 		if !e.Terminating {
-			hinted = hinted && len(e.Zones) > 0
+			byZone, byNode = byZone && len(e.Zones) > 0, byNode && len(e.Nodes) > 0
 		}
 		if slices.Contains(e.Zones, from.Zone) {
 			zone = append(zone, e)
+		}
+		if slices.Contains(e.Nodes, from.Node) {
+			node = append(node, e)
 		}
 	}
 	ready := func(e *ClusterEndpoint) bool { return !e.Terminating }
 	switch {
 	case nodeLocal:
 		return local
-	case hinted && slices.ContainsFunc(zone, ready):
+	case byNode && slices.ContainsFunc(node, ready):
+		return node
+	case byZone && slices.ContainsFunc(zone, ready):
 		return zone
 	}
 	return all

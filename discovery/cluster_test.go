@@ -19,7 +19,7 @@ import (
 func addr(s string) netip.Addr         { return netip.MustParseAddr(s) }
 func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
-// endpoint is "ADDR:PORT[ node=N][ zone=Z]…[ ending]".
+// endpoint is "ADDR:PORT[ node=N][ for=NODE]…[ zone=Z]…[ ending]".
 func endpoint(text string) ClusterEndpoint {
 	words := strings.Fields(text)
 	e := ClusterEndpoint{Addr: addrPort(words[0]), Workload: "w", ID: mesh.ID{TrustDomain: "cluster.local", Namespace: "shop", Account: "web"}}
@@ -30,6 +30,8 @@ func endpoint(text string) ClusterEndpoint {
 			e.Node = value
 		case "zone":
 			e.Zones = append(e.Zones, value)
+		case "for":
+			e.Nodes = append(e.Nodes, value)
 		case "ending":
 			e.Terminating = true
 		}
@@ -57,6 +59,10 @@ func TestClusterPlaces(t *testing.T) {
 		{"all", false, []string{"10.0.0.1:80 node=a", "10.0.0.2:80 node=b"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80 10.0.0.2:80"},
 		{"this node only", true, []string{"10.0.0.1:80 node=a", "10.0.0.2:80 node=b"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80"},
 		{"this node only, from nowhere", true, []string{"10.0.0.1:80 node=a", "10.0.0.2:80"}, Place{}, "10.96.0.1:80", ""},
+		{"hints for nodes", false, []string{"10.0.0.1:80 for=a zone=z", "10.0.0.2:80 for=b zone=z"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80"},
+		{"hints for nodes, none for this one: its zone", false, []string{"10.0.0.1:80 for=b zone=z", "10.0.0.2:80 for=c zone=y"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80"},
+		{"hints for nodes, the own one ends", false, []string{"10.0.0.1:80 for=a ending", "10.0.0.2:80 for=b"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80? 10.0.0.2:80"},
+		{"hints for some nodes only", false, []string{"10.0.0.1:80 for=a", "10.0.0.2:80"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80 10.0.0.2:80"},
 		{"zones", false, []string{"10.0.0.1:80 zone=x", "10.0.0.2:80 zone=y zone=z"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.2:80"},
 		{"zones, from nowhere", false, []string{"10.0.0.1:80 zone=x", "10.0.0.2:80 zone=z"}, Place{}, "10.96.0.1:80", "10.0.0.1:80 10.0.0.2:80"},
 		{"half the zones", false, []string{"10.0.0.1:80", "10.0.0.2:80 zone=z"}, Place{"a", "z"}, "10.96.0.1:80", "10.0.0.1:80 10.0.0.2:80"},

@@ -136,6 +136,9 @@ func (b *builder) endpoint(s *corev1.Service, e *discoveryv1.Endpoint, port uint
 			for _, zone := range e.Hints.ForZones {
 				c.Zones = append(c.Zones, zone.Name)
 			}
+			for _, node := range e.Hints.ForNodes {
+				c.Nodes = append(c.Nodes, node.Name)
+			}
 		}
 		built = append(built, c)
 	}

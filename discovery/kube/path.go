@@ -435,12 +435,15 @@ func farAway(service *corev1.Service, e *discoveryv1.Endpoint) string {
 	if policy := service.Spec.InternalTrafficPolicy; policy != nil && *policy == corev1.ServiceInternalTrafficPolicyLocal {
 		return "internalTrafficPolicy: Local keeps to the client's node"
 	}
-	if e.Hints != nil && len(e.Hints.ForZones) > 0 {
-		zones := make([]string, 0, len(e.Hints.ForZones))
-		for _, z := range e.Hints.ForZones {
-			zones = append(zones, z.Name)
+	if e.Hints != nil && len(e.Hints.ForNodes)+len(e.Hints.ForZones) > 0 {
+		var places []string
+		for _, n := range e.Hints.ForNodes {
+			places = append(places, "on "+n.Name)
 		}
-		return "topology hints keep it for clients in zone " + strings.Join(zones, ", ")
+		for _, z := range e.Hints.ForZones {
+			places = append(places, "in zone "+z.Name)
+		}
+		return "topology hints keep it for clients " + strings.Join(places, ", ")
 	}
 	return "the control plane has not told of it yet"
 }
