@@ -30,12 +30,10 @@ func runCheck(ctx context.Context, env *command.Env, args []string) int {
 	pre := f.Bool("pre", false, "whether the mesh could be installed in the cluster")
 	var t kube.Target
 	t.Flags(f)
-	operands, err := f.Parse(env, args)
+	err := f.ParseNone(env, args)
 	switch {
 	case errors.Is(err, command.ErrHelp):
 		return command.OK
-	case err == nil && len(operands) > 0:
-		err = command.Usagef("tulle check takes no operands, but got %q", operands[0])
 	case err == nil && writers[*format] == nil:
 		err = command.Usagef("--output %s: must be tree, json or junit", *format)
 	}

@@ -24,12 +24,10 @@ func runPs(ctx context.Context, env *command.Env, args []string) int {
 	run := f.RunDir()
 	format := f.String("output", "table", "`FORMAT`: table or json")
 	f.Short("o", "output")
-	operands, err := f.Parse(env, args)
+	err := f.ParseNone(env, args)
 	switch {
 	case errors.Is(err, command.ErrHelp):
 		return command.OK
-	case err == nil && len(operands) > 0:
-		err = command.Usagef("tulle ps takes no operands, but got %q", operands[0])
 	case err == nil && *format != "table" && *format != "json":
 		err = command.Usagef("--output %s: must be table or json", *format)
 	}

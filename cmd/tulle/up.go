@@ -74,12 +74,8 @@ func parseUp(env *command.Env, args []string) (c host.Config, detach, background
 	history := f.String("history", "", "keep the dashboard's last hour in `DIR` over a restart")
 	prometheus := f.String("prometheus", "", "draw series from the Prometheus at `URL`, which scrapes the proxies")
 	verbose := f.Bool("verbose", false, "log more")
-	operands, err := f.Parse(env, args)
-	if err != nil {
+	if err := f.ParseNone(env, args); err != nil {
 		return c, false, false, err
-	}
-	if len(operands) > 0 {
-		return c, false, false, command.Usagef("tulle up takes no operands, but got %q", operands[0])
 	}
 	level := slog.LevelWarn
 	if *verbose {

@@ -71,6 +71,15 @@ func (f *Flags) Parse(env *Env, args []string) ([]string, error) {
 	}
 }
 
+// ParseNone is Parse for a command without operands.
+func (f *Flags) ParseNone(env *Env, args []string) error {
+	operands, err := f.Parse(env, args)
+	if err == nil && len(operands) > 0 {
+		err = Usagef("tulle %s takes no operands, but got %q", f.Name(), operands[0])
+	}
+	return err
+}
+
 func (f *Flags) explain(env *Env, err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		f.printHelp(env.Stdout)

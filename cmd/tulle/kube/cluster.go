@@ -60,7 +60,7 @@ func (t Target) connect(env *command.Env) (*cluster, error) {
 	}
 	config, err := loader.ClientConfig()
 	if clientcmd.IsEmptyConfig(err) || t.context == "" && len(raw.Clusters) == 0 {
-		return nil, command.WithHint(errors.New("no Kubernetes cluster: KUBECONFIG is not set and there is no ~/.kube/config"), "name a file with --kubeconfig FILE")
+		return nil, noCluster(env.Getenv("KUBECONFIG"))
 	}
 	if err != nil {
 		return nil, command.WithHint(fmt.Errorf("kubeconfig: %w", err), "see what there is with: kubectl config get-contexts")
@@ -85,6 +85,14 @@ func (t Target) connect(env *command.Env) (*cluster, error) {
 	return c, nil
 }
 
+// noCluster is the error where no file names a cluster.
+func noCluster(environ string) error {
+	if environ == "" {
+		return command.WithHint(errors.New("no Kubernetes cluster: KUBECONFIG is not set and there is no ~/.kube/config"), "name a file with --kubeconfig FILE")
+	}
+	return command.WithHint(fmt.Errorf("no Kubernetes cluster: KUBECONFIG=%s leads to none", environ), "name a file with --kubeconfig FILE; if this host is meant, unset KUBECONFIG")
+}
+
 func (t Target) loader(env *command.Env) clientcmd.ClientConfig {
 	rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: t.kubeconfig}
 	if list := env.Getenv("KUBECONFIG"); t.kubeconfig == "" && list != "" {
@@ -98,11 +106,11 @@ func (t Target) loader(env *command.Env) clientcmd.ClientConfig {
 // Given tells whether the command line names a cluster.
 func (t Target) Given() bool { return t.kubeconfig != "" || t.context != "" }
 
-// Meant tells whether there is a kubeconfig, for commands that work on a host
-// as well.
+// Meant tells whether there is a kubeconfig, or should be one, for commands that
+// work on a host as well.
 func (t Target) Meant(env *command.Env) bool {
 	raw, err := t.loader(env).RawConfig()
-	return err == nil && len(raw.Clusters) > 0
+	return err != nil || len(raw.Clusters) > 0 || env.Getenv("KUBECONFIG") != ""
 }
 
 // version asks the cluster for its version, and refuses one that is too old.

@@ -157,11 +157,7 @@ func install(ctx context.Context, env *command.Env, args []string) error {
 	show := f.Bool("print", false, "print what would be applied, and do nothing")
 	showValues := f.Bool("show-values", false, "print all values that can be set, and do nothing")
 	timeout := f.Duration("timeout", 5*time.Minute, "give up after this `TIME`")
-	operands, err := f.Parse(env, args)
-	if err == nil && len(operands) > 0 {
-		err = command.Usagef("tulle install takes no operands, but got %q", operands[0])
-	}
-	if err != nil {
+	if err := f.ParseNone(env, args); err != nil {
 		return err
 	}
 	if *showValues {
@@ -343,11 +339,7 @@ tulle mesh NAMESPACE does that.`)
 	t.Flags(f)
 	w.flags(f)
 	timeout := f.Duration("timeout", 5*time.Minute, "give up after this `TIME`")
-	operands, err := f.Parse(env, args)
-	if err == nil && len(operands) > 0 {
-		err = command.Usagef("tulle upgrade takes no operands, but got %q", operands[0])
-	}
-	if err != nil {
+	if err := f.ParseNone(env, args); err != nil {
 		return err
 	}
 	c, err := t.connect(env)

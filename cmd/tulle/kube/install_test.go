@@ -72,6 +72,7 @@ func TestBadInput(t *testing.T) {
 		want    string
 	}{
 		{"no cluster", []string{"HOME=/nonexistent"}, []string{"install"}, 1, "no Kubernetes cluster"},
+		{"KUBECONFIG leads nowhere", []string{"KUBECONFIG=" + nowhere}, []string{"install"}, 1, "KUBECONFIG=" + nowhere + " leads to none"},
 		{"no such file", nil, []string{"install", "--kubeconfig", nowhere}, 1, "no such file"},
 		{"too old", []string{"KUBECONFIG=" + old}, []string{"install"}, 1, "runs Kubernetes 1.24.0, Tulle needs 1.29.0 or newer"},
 		{"a value that is not", nil, []string{"install", "--print", "--set", "frob=1"}, 2, "no such value: frob"},

@@ -25,11 +25,7 @@ not renew its certificate any more.`)
 	t.Flags(f)
 	force := f.Bool("force", false, "also if pods still have a proxy")
 	timeout := f.Duration("timeout", 5*time.Minute, "give up after this `TIME`")
-	operands, err := f.Parse(env, args)
-	if err == nil && len(operands) > 0 {
-		err = command.Usagef("tulle uninstall takes no operands, but got %q", operands[0])
-	}
-	if err != nil {
+	if err := f.ParseNone(env, args); err != nil {
 		return err
 	}
 	c, err := t.connect(env)
