@@ -84,7 +84,7 @@ bench *args: (_need "iproute2" "procps" "haproxy" "nftables" "nginx-light" "libn
     @{{ as_root }} bin/test/bench "$@"
 
 # Measure the ways to redirect beside each other, and what they cost others: ./just bench-redirect [--rounds N]
-bench-redirect *args: (_need "nftables" "iptables")
+bench-redirect *args: (_need "nftables" "iptables") build
     CGO_ENABLED=0 go build {{ goflags }} -o bin/test/ ./test/bench/redirect
     @{{ as_root }} bin/test/redirect "$@"
 

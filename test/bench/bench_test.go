@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tulle-mesh/tulle/test/bench/ends"
+	"github.com/tulle-mesh/tulle/test/bench/figures"
 )
 
 func TestParseWrk(t *testing.T) {
@@ -87,7 +88,7 @@ func TestVerdict(t *testing.T) {
 		{more, 1.1, 1.2, "10.00: **1.10**, not yet 1.20"},
 	} {
 		mine := &row{Ratios: map[string]float64{"envoy": c.ratio}}
-		if got := c.goal.verdict(mine, &row{Peer: "envoy", Median: 10}, c.limit); got != c.want {
+		if got := c.goal.verdict(mine, &row{Row: figures.Row{Peer: "envoy", Median: 10}}, c.limit); got != c.want {
 			t.Errorf("%v with a goal of %v: %q, want %q", c.ratio, c.limit, got, c.want)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tulle-mesh/tulle/test/bench/figures"
 )
 
 // results is what was measured on one machine.
@@ -37,29 +39,14 @@ type sheet struct {
 
 // row is one figure of one peer.
 type row struct {
-	Peer    string    `json:"peer"`
-	Figure  string    `json:"figure"`
-	Median  float64   `json:"median"`
-	Low     float64   `json:"low"`
-	High    float64   `json:"high"`
-	Samples []float64 `json:"samples"`
+	figures.Row
 	// Of Tulle's figures, by peer: the median of the rounds' ratios.
 	Ratios map[string]float64 `json:"ratios,omitempty"`
 }
 
 func newResults(c config) *results {
 	r := &results{CPUs: runtime.NumCPU(), config: c}
-	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(info)) {
-			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-				r.Machine = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	if kernel, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		r.Kernel = strings.TrimSpace(string(kernel))
-	}
+	r.Machine, r.Kernel = figures.Machine()
 	for _, program := range [][]string{{"haproxy", "-v"}, {"nginx", "-v"}, {c.envoy, "--version"}} {
 		if out, err := exec.Command(program[0], program[1:]...).CombinedOutput(); err == nil {
 			first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
@@ -90,7 +77,7 @@ func (r *results) find(work, peer, figure string) *row {
 func (s *sheet) add(peer, figure string, value float64) {
 	found := s.find(peer, figure)
 	if found == nil {
-		found = &row{Peer: peer, Figure: figure}
+		found = &row{Row: figures.Row{Peer: peer, Figure: figure}}
 		s.Rows = append(s.Rows, found)
 	}
 	found.Samples = append(found.Samples, value)
@@ -115,7 +102,7 @@ func (s *sheet) find(peer, figure string) *row {
 // conclude fills in the medians, spreads and ratios.
 func (s *sheet) conclude() {
 	for _, x := range s.Rows {
-		x.Median, x.Low, x.High = median(x.Samples), slices.Min(x.Samples), slices.Max(x.Samples)
+		x.Conclude()
 	}
 	for _, x := range s.Rows {
 		if x.Peer != ours {
@@ -123,41 +110,18 @@ func (s *sheet) conclude() {
 		}
 		x.Ratios = nil
 		for _, name := range peerNames() {
-			if ratio, ok := x.ratio(s.find(name, x.Figure)); ok {
+			other := s.find(name, x.Figure)
+			if other == nil || other == x {
+				continue
+			}
+			if ratios := x.Row.Ratios(&other.Row); ratios != nil {
 				if x.Ratios == nil {
 					x.Ratios = map[string]float64{}
 				}
-				x.Ratios[name] = ratio
+				x.Ratios[name] = figures.Median(ratios)
 			}
 		}
 	}
-}
-
-// ratio is the median of x's samples over those of the same rounds of other.
-// What is not more than nothing, as a difference may be by chance, has no ratio.
-func (x *row) ratio(other *row) (float64, bool) {
-	if other == nil || other == x || len(other.Samples) != len(x.Samples) {
-		return 0, false
-	}
-	var ratios []float64
-	for i, value := range x.Samples {
-		if other.Samples[i] > 0 {
-			ratios = append(ratios, value/other.Samples[i])
-		}
-	}
-	if 2*len(ratios) <= len(x.Samples) {
-		return 0, false
-	}
-	return median(ratios), true
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	middle := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[middle]
-	}
-	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
 // adopt takes over the sheets of earlier results that were not made anew, and

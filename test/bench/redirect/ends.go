@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -19,12 +21,7 @@ import (
 // ends are the processes that are measured: each has one thread, which waits in
 // the system calls themselves, and one connection at a time. The first argument is
 // the processor that it keeps to.
-var ends = map[string]func(args []string) error{
-	"echo":  func(args []string) error { return pinned(args, echo) },
-	"relay": func(args []string) error { return pinned(args, relay) },
-	"short": func(args []string) error { return pinned(args, short) },
-	"ping":  func(args []string) error { return pinned(args, ping) },
-}
+var ends = map[string]func(args []string) error{"echo": echo, "relay": relay, "call": call}
 
 // messageSize is what is sent there and back.
 const messageSize = 200
@@ -175,14 +172,14 @@ func relay(args []string) error {
 
 // seen is what a client has to say.
 type seen struct {
-	Connect50, Connect99 float64 // us
-	Round50              float64 // us
-	Seconds, CPU         float64
+	Connect      float64 // us, median
+	Round        float64 // us, median, from connect to answer, or from message to answer
+	Seconds, CPU float64 // of all
 }
 
-func percentile(all []time.Duration, hundredths int) float64 {
+func median(all []time.Duration) (us float64) {
 	slices.Sort(all)
-	return float64(all[(len(all)-1)*hundredths/100].Nanoseconds()) / 1000
+	return float64(all[len(all)/2].Nanoseconds()) / 1000
 }
 
 // roundTrip sends a message and waits for it to come back.
@@ -203,71 +200,114 @@ func roundTrip(fd int, message []byte) error {
 	return nil
 }
 
-func connect(addr string) (fd int, took time.Duration, err error) {
-	to, err := sockaddr(addr)
+// target is whom a client calls.
+type target struct{ at *unix.SockaddrInet4 }
+
+// resolve takes "name:port" or "address:port".
+func resolve(text string) (target, error) {
+	addr, err := net.ResolveTCPAddr("tcp4", text)
 	if err != nil {
-		return 0, 0, err
+		return target{}, err
 	}
+	return target{&unix.SockaddrInet4{Port: addr.Port, Addr: addr.AddrPort().Addr().Unmap().As4()}}, nil
+}
+
+func (t target) connect() (fd int, took time.Duration, err error) {
 	if fd, err = socket(); err != nil {
 		return 0, 0, err
 	}
 	began := time.Now()
-	err = unix.Connect(fd, to)
-	return fd, time.Since(began), err
+	err = unix.Connect(fd, t.at)
+	took = time.Since(began)
+	if err != nil {
+		_ = unix.Close(fd)
+	}
+	return fd, took, err
 }
 
-// short [ADDRESS, COUNT] makes connections: each carries one message there and back.
-func short(args []string) error {
-	count, err := strconv.Atoi(args[1])
+// call [ADDRESS] says that it is ready when it was answered, then does what it is told,
+// line by line (WHAT COUNT), and answers each with what it has seen.
+func call(args []string) error {
+	t, err := patiently(args[0])
 	if err != nil {
 		return err
 	}
-	message := make([]byte, messageSize)
-	connects := make([]time.Duration, count)
-	one := func() (time.Duration, error) {
-		fd, took, err := connect(args[0])
+	fmt.Println("ready")
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		var what string
+		var count int
+		if _, err := fmt.Sscan(lines.Text(), &what, &count); err != nil {
+			return fmt.Errorf("%q: %w", lines.Text(), err)
+		}
+		do := map[string]func(int) (seen, error){"short": t.short, "ping": t.ping}[what]
+		if do == nil {
+			return fmt.Errorf("nobody can %s", what)
+		}
+		s, err := do(count)
 		if err != nil {
-			return 0, err
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if err := json.NewEncoder(os.Stdout).Encode(s); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+// patiently waits for a server that is about to start.
+func patiently(address string) (t target, err error) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if t, err = resolve(address); err == nil {
+			if _, err = t.short(1); err == nil {
+				return t, nil
+			}
+		}
+	}
+	return t, err
+}
+
+// short makes connections: each carries one message there and back.
+func (t target) short(count int) (seen, error) {
+	message := make([]byte, messageSize)
+	connects, rounds := make([]time.Duration, count), make([]time.Duration, count)
+	one := func(i int) error {
+		began := time.Now()
+		fd, took, err := t.connect()
+		if err != nil {
+			return err
 		}
 		defer func() { _ = unix.Close(fd) }()
-		return took, roundTrip(fd, message)
-	}
-	for range count / 10 { // until all is warm
-		if _, err := one(); err != nil {
-			return err
-		}
+		err = roundTrip(fd, message)
+		connects[i], rounds[i] = took, time.Since(began)
+		return err
 	}
 	began, before := time.Now(), ownCPU()
-	for i := range connects {
-		if connects[i], err = one(); err != nil {
-			return err
+	for i := range count {
+		if err := one(i); err != nil {
+			return seen{}, err
 		}
 	}
-	s := seen{Seconds: time.Since(began).Seconds(), CPU: ownCPU() - before}
-	s.Connect50, s.Connect99 = percentile(connects, 50), percentile(connects, 99)
-	return json.NewEncoder(os.Stdout).Encode(s)
+	return seen{Seconds: time.Since(began).Seconds(), CPU: ownCPU() - before, Connect: median(connects), Round: median(rounds)}, nil
 }
 
-// ping [ADDRESS, COUNT] sends messages there and back on one connection.
-func ping(args []string) error {
-	count, err := strconv.Atoi(args[1])
+// ping sends messages there and back on one connection.
+func (t target) ping(count int) (seen, error) {
+	fd, _, err := t.connect()
 	if err != nil {
-		return err
+		return seen{}, err
 	}
-	fd, _, err := connect(args[0])
-	if err != nil {
-		return err
-	}
+	defer func() { _ = unix.Close(fd) }()
 	message := make([]byte, messageSize)
 	rounds := make([]time.Duration, count)
 	for i := range rounds {
 		began := time.Now()
 		if err := roundTrip(fd, message); err != nil {
-			return err
+			return seen{}, err
 		}
 		rounds[i] = time.Since(began)
 	}
-	return json.NewEncoder(os.Stdout).Encode(seen{Round50: percentile(rounds, 50)})
+	return seen{Round: median(rounds)}, nil
 }
 
 func ownCPU() float64 {

@@ -1,8 +1,8 @@
 // Redirect measures what each way to send a workload's connections into its proxy
 // costs: eBPF, nftables and iptables, as cni/redirect makes them, and none, side by
-// side on this machine; and what the eBPF one costs processes that are not meshed.
-// The proxies are stubs that do as little as can be done, so that it is the redirect
-// that is seen. ../README.md explains how.
+// side on this machine: with the product at both ends, and with stubs for proxies, that
+// do as little as can be done, so that it is the redirect that is seen; and what the
+// eBPF one costs processes that are not meshed. ../README.md explains how.
 //
 //	redirect [--rounds N] [--save FOLDER]
 package main
@@ -13,34 +13,58 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/test/bench/figures"
 )
 
 // inside marks, in the environment, the process that runs in namespaces of its own.
 const inside = "TULLE_BENCH_REDIRECT"
 
 type config struct {
-	rounds, connections, pings int
-	save                       string
+	rounds, connections int
+	bin, save           string
+}
+
+// part returns what a process does that this program has started; nil: it is the first.
+func part(name string) func(args []string) error {
+	switch end := ends[name]; {
+	case name == "box":
+		return box
+	case name == "stage":
+		return onStage
+	case end != nil:
+		return func(args []string) error { return pinned(args, end) }
+	}
+	return nil
 }
 
 func main() {
-	if len(os.Args) > 1 && ends[os.Args[1]] != nil {
-		exit(ends[os.Args[1]](os.Args[2:]))
+	if len(os.Args) > 1 {
+		if do := part(os.Args[1]); do != nil {
+			exit(do(os.Args[2:]))
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		exit(err)
 	}
 	var c config
-	flag.IntVar(&c.rounds, "rounds", 9, "`rounds`, each measuring everything once")
-	flag.IntVar(&c.connections, "connections", 3000, "so many short `connections` in each measurement")
-	flag.IntVar(&c.pings, "pings", 10000, "so many `messages` there and back in each")
+	flag.IntVar(&c.rounds, "rounds", 21, "`rounds`, each measuring everything once")
+	flag.IntVar(&c.connections, "connections", 1000, "so many short `connections`, and as many messages, in each measurement")
+	flag.StringVar(&c.bin, "bin", filepath.Dir(filepath.Dir(self)), "folder of the `binaries` tulle and tulle-proxy")
 	flag.StringVar(&c.save, "save", "", "`folder` to write redirect.json and redirect.md to")
 	flag.Parse()
+	if c.connections < blocks || c.rounds < 1 {
+		exit(fmt.Errorf("--connections must be %d at least, and --rounds 1", blocks))
+	}
 	if os.Getenv(inside) == "" {
 		exit(isolate())
 	}
-	err := furnish()
-	if err == nil {
+	if err = furnish(cgroups); err == nil {
 		err = run(c)
 	}
 	exit(err)
@@ -75,40 +99,77 @@ func isolate() error {
 	return err
 }
 
-// furnish gives the new namespaces what the redirects expect of a host.
-func furnish() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	for _, m := range []struct{ kind, at string }{{"proc", "/proc"}, {"tmpfs", "/run"}, {"bpf", "/sys/fs/bpf"}} {
-		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
-			return fmt.Errorf("mount %s: %w", m.at, err)
-		}
-	}
-	return nil
-}
-
-// run measures everything once in each round, in another order each time.
+// run measures all works.
 func run(c config) error {
 	r := newResults(c)
-	for round := range c.rounds {
-		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, c.rounds)
-		for i := range ways {
-			w := ways[(i+round)%len(ways)]
-			if err := w.measure(c, r); err != nil {
-				return fmt.Errorf("%s: %w", w.name, err)
-			}
-		}
-		for i := range presences {
-			p := presences[(i+round)%len(presences)]
-			if err := p.measure(c, r); err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
+	for _, w := range works {
+		fmt.Fprintln(os.Stderr, w.name)
+		if err := w.measure(c, r); err != nil {
+			return fmt.Errorf("%s: %w", w.name, err)
 		}
 	}
+	r.conclude()
 	fmt.Print(r.markdown())
 	if c.save == "" {
 		return nil
 	}
 	return r.save(c.save)
+}
+
+// blocks are what a round is made of: in each all peers have their turn, a tenth of a
+// second long. Of a figure its median over them counts, so that other work on the
+// machine disturbs only if it lasts, and then disturbs all peers.
+const blocks = 10
+
+func (w work) measure(c config, r *results) (err error) {
+	var players []*player
+	defer func() {
+		for _, p := range players {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	for _, s := range w.stages {
+		p, err := s.open(w.name, c.bin)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.peer, err)
+		}
+		players = append(players, p)
+	}
+	for round := range c.rounds + 1 { // the first is for all to get warm
+		seen := make([]map[string][]float64, len(players))
+		for turn := range blocks * len(players) {
+			// Nobody comes always after the same one.
+			i := (turn + turn/len(players)) % len(players)
+			if (round+turn/len(players))%2 == 1 {
+				i = len(players) - 1 - i
+			}
+			got := map[string]float64{}
+			if err := players[i].ask(fmt.Sprint("block ", c.connections/blocks), &got); err != nil {
+				return fmt.Errorf("%s: %w", w.stages[i].peer, err)
+			}
+			if seen[i] == nil {
+				seen[i] = map[string][]float64{}
+			}
+			for figure, value := range got {
+				seen[i][figure] = append(seen[i][figure], value)
+			}
+		}
+		for i := range players {
+			for _, figure := range figureNames {
+				if round > 0 {
+					r.add(w.name, w.stages[i].peer, figure, figures.Median(seen[i][figure]))
+				}
+			}
+		}
+	}
+	for i, p := range players {
+		got := map[string]float64{}
+		if err := p.ask("entries", &got); err != nil {
+			return fmt.Errorf("%s: %w", w.stages[i].peer, err)
+		}
+		if w.name != workBystander {
+			r.add(w.name, w.stages[i].peer, figureEntries, got[figureEntries])
+		}
+	}
+	return nil
 }
