@@ -213,7 +213,7 @@ func (r *h2Request) Data(p []byte, end bool) {
 		} else {
 			x.forget()
 		}
-		n := x.up.SendData(p, end)
+		n := x.up.SendData(x.conn.conn, p, end)
 		x.conn.conn.Touch(x.up.Conn())
 		if x.pass(n) {
 			x.conn.conn.Touch(x.conn.conn)
@@ -284,6 +284,26 @@ func (r *h2Request) Reset(code http2.Code, err error) {
 	x.endLocked()
 }
 
+// Unread implements http2.Handler: the client does not read the answer.
+func (r *h2Request) Unread() {
+	x := (*h2Exchange)(r)
+	x.mu.Lock()
+	up := x.up
+	if x.over {
+		up = nil
+	} else {
+		if up != nil {
+			up.SendReset(http2.Cancel)
+		}
+		x.rec.Outcome = mesh.Reset
+		x.endLocked()
+	}
+	x.mu.Unlock()
+	if up != nil {
+		up.Conn().Flush()
+	}
+}
+
 // attach sends the request on to, where a place was reserved for it.
 func (x *h2Exchange) attach(to *http2.Conn, by *http2.Conn) {
 	x.mu.Lock()
@@ -306,7 +326,7 @@ func (x *h2Exchange) attach(to *http2.Conn, by *http2.Conn) {
 	x.up, x.passed, x.sentAt = a, 0, time.Now()
 	n := 0
 	if len(x.body) > 0 || x.bodyEnd && x.trailer == nil {
-		n = a.SendData(x.body, x.bodyEnd && x.trailer == nil)
+		n = a.SendData(x.conn.conn, x.body, x.bodyEnd && x.trailer == nil)
 	}
 	if x.trailer != nil {
 		a.SendHead(x.trailer, true)
@@ -369,7 +389,7 @@ func (a *h2Attempt) Data(p []byte, end bool) {
 	defer x.mu.Unlock()
 	n := len(p)
 	if x.up == a && !x.over {
-		n = x.down.SendData(p, end)
+		n = x.down.SendData(a.Conn(), p, end)
 		x.rec.BytesReceived += uint64(len(p))
 		a.Conn().Touch(x.down.Conn())
 		x.answered = x.answered || end
@@ -427,6 +447,28 @@ func (a *h2Attempt) Reset(code http2.Code, err error) {
 	}
 	by.Touch(x.down.Conn())
 	x.endLocked()
+}
+
+// Unread implements http2.Handler: the application does not read the request.
+func (a *h2Attempt) Unread() {
+	x := a.x
+	x.mu.Lock()
+	mine := x.up == a && !x.over
+	switch {
+	case !mine:
+	case x.answered:
+		x.down.SendReset(http2.NoError) // RFC 9113 section 8.1: the rest is not needed
+		x.rec.Outcome = x.outcome()
+		x.endLocked()
+	default:
+		x.down.SendReset(http2.EnhanceYourCalm)
+		x.rec.Outcome = mesh.Reset
+		x.endLocked()
+	}
+	x.mu.Unlock()
+	if mine {
+		x.down.Conn().Flush()
+	}
 }
 
 func lostText(err error) string {
@@ -540,7 +582,7 @@ func (x *h2Exchange) answerLocked(status int, code, text string) {
 			{Name: http1.ErrorField, Value: code},
 		}, x.headOnly)
 		if !x.headOnly {
-			x.down.SendData([]byte(text+"\n"), true)
+			x.down.SendData(nil, []byte(text+"\n"), true)
 		}
 	}
 	if !x.asked {

@@ -36,7 +36,7 @@ func (in *inbound) http2(ctx context.Context, over *mtls.Conn) {
 	in.track.far.Store(t)
 	a := &h2App{inbound: in, counters: in.edge(mesh.HTTP2), settled: make(chan struct{})}
 	_ = t.SetReadDeadline(time.Now().Add(mtls.HandshakeTimeout))
-	a.app = http2.New(t, http2.Config{Owner: a})
+	a.app = http2.New(t, http2.Config{Owner: a, Kept: &in.proxy.kept})
 	ended := make(chan error, 1)
 	go func() { ended <- a.app.Run(nil) }()
 	// The client's settings are the application's: they have to come first.
@@ -64,7 +64,7 @@ func (in *inbound) http2(ctx context.Context, over *mtls.Conn) {
 func (in *inbound) h2Client(a *h2App, over *mtls.Conn) *h2Conn {
 	c := &h2Conn{proxy: in.proxy, direction: mesh.Inbound, track: in.track, client: in.client, security: in.security, router: a}
 	streams, connect := a.app.Peer()
-	conf := http2.Config{Server: true, Owner: c, Streams: h2Streams(streams), Connect: connect}
+	conf := http2.Config{Server: true, Owner: c, Streams: h2Streams(streams), Connect: connect, Kept: &in.proxy.kept}
 	var t tcp.Transport = in.conn
 	if over != nil {
 		t = over

@@ -98,7 +98,7 @@ func (s *h2Session) run() error {
 		t = m
 	}
 	_ = t.SetReadDeadline(time.Now().Add(mtls.HandshakeTimeout)) // for the peer's settings
-	s.conn = http2.New(t, http2.Config{Owner: s})
+	s.conn = http2.New(t, http2.Config{Owner: s, Kept: &s.pool.up.proxy.kept})
 	return s.conn.Run(nil)
 }
 
@@ -338,7 +338,7 @@ func (o *outbound) http2(ctx context.Context) {
 	extended := o.warm(ctx)
 	c := &h2Conn{proxy: o.proxy, direction: mesh.Outbound, track: o.track, client: o.proxy.self(o.client)}
 	c.router = &h2Balanced{outbound: o, conn: c}
-	c.conn = http2.New(o.conn, http2.Config{Server: true, Owner: c, Connect: extended})
+	c.conn = http2.New(o.conn, http2.Config{Server: true, Owner: c, Connect: extended, Kept: &o.proxy.kept})
 	first := slices.Clone(o.in.bytes())
 	o.in.drop()
 	c.serve(first)

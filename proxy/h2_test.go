@@ -25,13 +25,16 @@ func priorKnowledge() *http.Protocols {
 }
 
 // newH2App serves HTTP/2 with prior knowledge on loopback.
-func newH2App(t testing.TB, h http.HandlerFunc) net.Addr {
+func newH2App(t testing.TB, h http.HandlerFunc, tune ...func(*http.Server)) net.Addr {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: h, Protocols: priorKnowledge()}
+	for _, f := range tune {
+		f(server)
+	}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(ln) })
 	t.Cleanup(func() { server.Close(); serving.Wait() })

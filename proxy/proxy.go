@@ -14,6 +14,7 @@ import (
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/proxy/http2"
 	"github.com/tulle-mesh/tulle/proxy/mtls"
 	"github.com/tulle-mesh/tulle/proxy/mux"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
@@ -94,6 +95,7 @@ type Proxy struct {
 	hangups   *hangups
 	conns     tracker
 	windows   *mux.Growth
+	kept      http2.Kept
 	own       []netip.Addr // addresses of the workload; constant once running
 
 	showsClients bool // to applications; constant once running

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
@@ -37,6 +38,7 @@ type Config struct {
 	Streams uint32 // server: how many streams the peer may have open; 0: DefaultStreams
 	Connect bool   // server: take extended CONNECT (RFC 8441)
 	Resets  int    // server: streams that may end before their answer in ten seconds; 0: DefaultResets
+	Kept    *Kept  // what all connections of the process keep; nil: this one counts alone
 }
 
 // Defaults.
@@ -48,8 +50,9 @@ const (
 // Memory of a connection.
 const (
 	connWindow   = 4 << 20  // bytes that the peer may send ahead: what 50 ms of round trip take at 80 MB/s
-	maxHeld      = 16 << 20 // bytes received and not yet sent on; beyond, the peer has to wait: a pod has 64 MiB
+	maxHeld      = 16 << 20 // bytes received and not yet sent on; beyond, the peer has to wait. See kept.go
 	maxStreamWin = 1 << 20  // a stream's window grows up to this while its receiver keeps up
+	maxGrowth    = 4 << 20  // of all windows of a connection together
 	outRoom      = 128 << 10
 	maxOut       = 8 << 20   // of frames other than DATA for a peer that does not read
 	maxBlock     = 256 << 10 // of an encoded header list
@@ -102,11 +105,15 @@ type Conn struct {
 	unacked    int64 // received and not given back to the connection's window
 	held       int64 // received and not sent on
 	kept       int64 // of all streams' pending: what the peer has no room for
-	sentFrames int   // DATA and HEADERS sent since noise was last paid for
+	grown      int64 // of all streams' windows, beyond what they began with
+	windows    windows
+	sentFrames int // DATA and HEADERS sent since noise was last paid for
 
 	peerWindow  int64 // SETTINGS_INITIAL_WINDOW_SIZE
 	peerStreams uint32
 	peerConnect bool
+
+	fed atomic.Int64 // of what the peer sent: kept by other connections
 }
 
 // New returns a connection over t, whose first frames leave with the first Flush.
@@ -117,9 +124,12 @@ func New(t tcp.Transport, config Config) *Conn {
 	if config.Resets == 0 {
 		config.Resets = DefaultResets
 	}
+	if config.Kept == nil {
+		config.Kept = &Kept{}
+	}
 	c := &Conn{
 		t: t, config: config, streams: map[uint32]*Stream{}, sendWindow: initialWindow, recvWindow: connWindow,
-		peerWindow: initialWindow, peerStreams: 100, nextID: 1,
+		peerWindow: initialWindow, peerStreams: 100, nextID: 1, windows: newWindows(),
 	}
 	c.dec = hpack.NewDecoder(4096, c.msg.add)
 	c.dec.SetMaxStringLength(maxBlock)
@@ -374,6 +384,7 @@ func (c *Conn) Announce(streams uint32, connect bool) bool {
 	}
 	if len(list) > 0 {
 		c.out = appendSettings(c.out, list...)
+		c.windows.sent()
 	}
 	return len(list) > 0
 }

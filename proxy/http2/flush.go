@@ -46,12 +46,16 @@ type left struct {
 // socket has no room for is sent by a goroutine that lives as long as it takes.
 func (c *Conn) Flush() {
 	c.mu.Lock()
+	unread := c.shedLocked()
 	if c.writing {
 		c.mu.Unlock()
-		return
+	} else {
+		c.writing = true
+		c.flushLocked()
 	}
-	c.writing = true
-	c.flushLocked()
+	for _, s := range unread {
+		s.handler.Unread()
+	}
 }
 
 // flushLocked writes until nothing is left or there is no more room. It is
@@ -137,7 +141,7 @@ func (c *Conn) pumpStreamLocked(s *Stream) int {
 	n := int(max(0, min(int64(len(s.pending)), maxFrame, s.sendWindow, c.sendWindow)))
 	p := s.pending[:n]
 	s.pending = s.pending[n:]
-	c.kept -= int64(n)
+	s.keepLocked(-int64(n))
 	last := len(s.pending) == 0
 	if last {
 		s.pending = nil

@@ -99,7 +99,7 @@ func (s *echoStream) Data(p []byte, end bool) {
 		}
 		return
 	}
-	if n := s.SendData(p, end); !s.owner.keep {
+	if n := s.SendData(c, p, end); !s.owner.keep {
 		s.Credit(n)
 	}
 }
@@ -109,6 +109,8 @@ func (s *echoStream) Sent(n int) {
 		s.Conn().Flush()
 	}
 }
+
+func (s *echoStream) Unread() { s.owner.hear("unread %d", s.id) }
 
 func (s *echoStream) Reset(code Code, err error) { s.owner.hear("reset %d %s", s.id, code) }
 

@@ -156,6 +156,11 @@ func (c *Conn) deliver(s *Stream, payload []byte, end bool) error {
 		}
 	}
 	s.handler.Data(payload, end)
+	c.mu.Lock()
+	if c.resizeLocked() { // now that it is known what could be sent on
+		c.Touch(c)
+	}
+	c.mu.Unlock()
 	return nil
 }
 
@@ -355,8 +360,7 @@ func (c *Conn) accept(id uint32) (*Stream, error) {
 	}
 	s.init(c, id)
 	c.mu.Lock()
-	s.sendWindow = c.peerWindow
-	c.streams[id] = s
+	c.openLocked(s)
 	c.mu.Unlock()
 	return s, nil
 }
@@ -432,6 +436,9 @@ func (c *Conn) settings(h frameHeader, p []byte) error {
 	case h.flags&flagAck != 0 && h.length != 0, h.length%6 != 0:
 		return &ConnError{FrameSizeError, "SETTINGS of a wrong size"}
 	case h.flags&flagAck != 0:
+		c.mu.Lock()
+		c.resizedLocked()
+		c.mu.Unlock()
 		return nil
 	}
 	c.mu.Lock()

@@ -20,6 +20,9 @@ type Handler interface {
 	// Reset ends the stream before its time, once: by the peer's RST_STREAM (err
 	// is nil), by an error of the peer (which was told), or with the connection.
 	Reset(code Code, err error)
+	// Unread says that the stream was reset because its peer does not read while
+	// too much is kept. It is called by whoever sends, like Sent.
+	Unread()
 }
 
 // Stream is one end of a stream. Its zero value is ready for Accept or Start.
@@ -40,10 +43,13 @@ type Stream struct {
 	endPending bool // we will, behind pending and trailer
 	sendWindow int64
 	recvWindow int64
+	base       int64 // what recvWindow began with, or would have by the settings of now
+	settings   int   // how many of ours that takes into account
 	target     int64 // what recvWindow is topped up to
 	unacked    int64 // sent on and not given back to recvWindow
 	held       int64 // received and not sent on
 	pending    []byte
+	from       *Conn // whose peer has sent pending; nil: nobody's
 	trailer    []hpack.HeaderField
 	after      *Code // RST_STREAM behind all that is pending
 	queued     bool  // in conn.ready
@@ -57,7 +63,7 @@ func (s *Stream) Conn() *Conn { return s.conn }
 
 func (s *Stream) init(c *Conn, id uint32) {
 	h := s.handler
-	*s = Stream{conn: c, id: id, handler: h, length: -1, open: true, recvWindow: initialWindow, target: initialWindow}
+	*s = Stream{conn: c, id: id, handler: h, length: -1, open: true}
 }
 
 // ErrClosed is returned by Start on a connection that takes no new streams.
@@ -100,8 +106,7 @@ func (c *Conn) Start(s *Stream, fields []hpack.HeaderField, headOnly, end bool) 
 	s.init(c, c.nextID)
 	c.nextID += 2
 	s.headOnly = headOnly
-	s.sendWindow = c.peerWindow
-	c.streams[s.id] = s
+	c.openLocked(s)
 	c.headLocked(s, fields, end)
 	return nil
 }
@@ -149,10 +154,11 @@ func (s *Stream) endLocked() {
 	}
 }
 
-// SendData sends a piece of the body and returns how much of it has left; what
-// the windows don't allow yet is kept, and reported by Handler.Sent. On a stream
-// that is closed everything has left. The caller flushes.
-func (s *Stream) SendData(p []byte, end bool) int {
+// SendData sends a piece of the body, which the peer of from has sent (nil: nobody
+// has), and returns how much of it has left; what the windows don't allow yet is
+// kept, and reported by Handler.Sent. On a stream that is closed everything has
+// left. The caller flushes.
+func (s *Stream) SendData(from *Conn, p []byte, end bool) int {
 	c := s.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -167,8 +173,11 @@ func (s *Stream) SendData(p []byte, end bool) int {
 			return n
 		}
 	}
+	if len(s.pending) == 0 {
+		s.from = from
+	}
 	s.pending = append(s.pending, p[n:]...)
-	c.kept += int64(len(p) - n)
+	s.keepLocked(int64(len(p) - n))
 	s.endPending = end
 	s.readyLocked()
 	return n
@@ -235,7 +244,8 @@ func (s *Stream) Credit(n int) bool {
 	s.held -= released
 	c.held -= released
 	opened := s.creditLocked(int64(n))
-	return c.creditLocked() || opened
+	resized := c.resizeLocked()
+	return c.creditLocked() || opened || resized
 }
 
 // giveBack is Credit for bytes that nobody gets.
@@ -253,9 +263,10 @@ func (s *Stream) creditLocked(n int64) bool {
 	if !s.open || s.recvEnd || s.unacked < s.target/2 {
 		return false
 	}
-	if s.held == 0 && 2*s.target <= maxStreamWin && c.held < maxHeld/4 {
-		s.unacked += s.target // twice as much from now on
-		s.target *= 2
+	if more := s.target; s.held == 0 && 2*more <= maxStreamWin && c.grown+more <= maxGrowth && !c.config.Kept.scarce() {
+		s.unacked += more // twice as much from now on
+		s.target += more
+		c.grown += more
 	}
 	s.recvWindow += s.unacked
 	c.out = appendWindowUpdate(c.out, s.id, uint32(s.unacked))
@@ -283,7 +294,8 @@ func (c *Conn) removeLocked(s *Stream) {
 	}
 	s.open = false
 	c.held -= s.held
-	c.kept -= int64(len(s.pending))
+	c.grown -= s.target - s.base
+	s.keepLocked(-int64(len(s.pending)))
 	c.creditLocked()
 	s.held, s.pending, s.trailer, s.after = 0, nil, nil, nil
 	delete(c.streams, s.id)
