@@ -35,8 +35,18 @@ const RedirectNetfilter = "netfilter"
 
 // ALPN protocol names of mesh connections: they tell the inbound proxy what is
 // inside, so that it never sniffs traffic of the mesh.
+//
+// What goes over the wire under a name never changes; what is new gets a name of
+// its own. Whoever dials offers all it knows of a kind, and is answered with the
+// newest that the other side knows, too: so proxies of two versions understand each
+// other while the one replaces the other. (HTTP/2 has its SETTINGS for that.)
 const (
-	ALPNHTTP1 = "tulle-http/1"
+	ALPNHTTP1 = "tulle-http1/2"
 	ALPNHTTP2 = "tulle-h2"
-	ALPNTCP   = "tulle-tcp"
+	ALPNTCP   = "tulle-tcp/2"
+
+	// Of proxies before that: windows of sessions do not grow, frames of TCP streams
+	// carry at most 64 KiB.
+	ALPNHTTP1First = "tulle-http/1"
+	ALPNTCPFirst   = "tulle-tcp"
 )

@@ -19,7 +19,7 @@ import (
 // codec and leave as they came, so an application sees the bytes that it would
 // see without the mesh.
 //
-// Between two proxies (ALPN tulle-http/1) the connection outlives what the two
+// Between two proxies (ALPN tulle-http1/2) the connection outlives what the two
 // applications agree about theirs. One flag octet in front of each response
 // head says what the bytes themselves don't:
 const (

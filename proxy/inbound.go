@@ -108,8 +108,8 @@ func (in *inbound) meshed(ctx context.Context) (parked bool) {
 	}
 	in.client.ID, in.security = conn.Peer, mesh.MutualTLS
 	switch conn.Protocol {
-	case mesh.ALPNTCP:
-		s := &streams{inbound: in, ctx: ctx, conn: stream.New(conn, in.conn.Reset), counters: in.edge(mesh.TCP)}
+	case mesh.ALPNTCP, mesh.ALPNTCPFirst:
+		s := &streams{inbound: in, ctx: ctx, conn: newStream(conn, in.conn.Reset), counters: in.edge(mesh.TCP)}
 		return s.serve()
 	case mesh.ALPNHTTP2:
 		in.http2(ctx, conn)

@@ -95,7 +95,8 @@ func (l *links) dial(d *dialing) {
 	k.used = k.born
 	if err == nil {
 		k.tcp = s.tcp
-		k.Link = mux.New(s.conn.(*mtls.Conn), mux.Config{Left: func() { l.remove(k) }, Growth: l.up.proxy.windows})
+		conn := s.conn.(*mtls.Conn)
+		k.Link = mux.New(conn, mux.Config{Left: func() { l.remove(k) }, Growth: l.up.proxy.growth(conn)})
 	}
 	l.mu.Lock()
 	d.err, l.dialing = err, nil
@@ -167,7 +168,7 @@ func (in *inbound) link(ctx context.Context, over *mtls.Conn) {
 	var l *mux.Link
 	l = mux.New(over, mux.Config{
 		Serve:  func(s *mux.Stream) { in.session(ctx, s, counters) },
-		Growth: in.proxy.windows,
+		Growth: in.proxy.growth(over),
 		Interrupted: func() error { // the tracker wants the connection to end
 			in.track.expect(0, false) // takes the interruption back
 			if in.proxy.draining() || l.Streams() == 0 {

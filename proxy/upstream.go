@@ -57,7 +57,7 @@ const (
 	kinds
 )
 
-var alpn = [kinds]string{mesh.ALPNHTTP1, mesh.ALPNTCP, mesh.ALPNHTTP2}
+var alpn = [kinds][]string{{mesh.ALPNHTTP1, mesh.ALPNHTTP1First}, {mesh.ALPNTCP, mesh.ALPNTCPFirst}, {mesh.ALPNHTTP2}}
 
 // byteConn is a connection that can be half-closed.
 type byteConn interface {
@@ -245,7 +245,7 @@ func (u *upstream) dial(ctx context.Context, kind sessionKind) (*session, error)
 	}
 	s.conn, s.meshed = conn, true
 	if kind == streamSession {
-		s.stream = stream.New(conn, c.Reset)
+		s.stream = newStream(conn, c.Reset)
 	}
 	return s, nil
 }
@@ -263,7 +263,7 @@ func (u *upstream) config(kind sessionKind) (*tls.Config, error) {
 		u.creds, u.configs = creds, [kinds]*tls.Config{}
 	}
 	if u.configs[kind] == nil {
-		u.configs[kind] = creds.Client(u.key.id, alpn[kind])
+		u.configs[kind] = creds.Client(u.key.id, alpn[kind]...)
 	}
 	return u.configs[kind], nil
 }

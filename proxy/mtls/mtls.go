@@ -37,7 +37,7 @@ func NewCredentials(id mesh.ID, leaf tls.Certificate, roots Roots) *Credentials 
 	c := &Credentials{ID: id, TrustDomain: id.TrustDomain, Leaf: leaf, Roots: roots.Pool, RootsDER: roots.DER}
 	c.server = c.config()
 	c.server.ClientAuth = tls.RequireAnyClientCert
-	c.server.NextProtos = []string{mesh.ALPNHTTP1, mesh.ALPNHTTP2, mesh.ALPNTCP}
+	c.server.NextProtos = []string{mesh.ALPNHTTP1, mesh.ALPNHTTP2, mesh.ALPNTCP, mesh.ALPNHTTP1First, mesh.ALPNTCPFirst}
 	c.server.VerifyConnection = func(cs tls.ConnectionState) error {
 		// A client that offers no protocol at all would get none, not an alert
 		// (RFC 7301 section 3.2), and its bytes would be read as one it did not name.
@@ -54,14 +54,14 @@ func NewCredentials(id mesh.ID, leaf tls.Certificate, roots Roots) *Credentials 
 func (c *Credentials) Server() *tls.Config { return c.server }
 
 // Client returns a configuration for dialling the peer called want and
-// speaking proto with it.
-func (c *Credentials) Client(want mesh.ID, proto string) *tls.Config {
+// speaking one of protos with it.
+func (c *Credentials) Client(want mesh.ID, protos ...string) *tls.Config {
 	conf := c.config()
-	conf.NextProtos = []string{proto}
+	conf.NextProtos = protos
 	conf.InsecureSkipVerify = true // VerifyConnection does more
 	conf.VerifyConnection = func(cs tls.ConnectionState) error {
-		if cs.NegotiatedProtocol != proto {
-			return fmt.Errorf("peer does not speak %s", proto)
+		if !slices.Contains(protos, cs.NegotiatedProtocol) {
+			return fmt.Errorf("peer does not speak %s", protos[0])
 		}
 		got, err := mesh.VerifyPeer(cs.PeerCertificates, c.Roots, c.TrustDomain, x509.ExtKeyUsageServerAuth, time.Now())
 		if err != nil {

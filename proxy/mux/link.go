@@ -1,5 +1,5 @@
 // Package mux carries many byte streams side by side over one connection
-// between two proxies (ALPN tulle-http/1): what would be a connection of its own
+// between two proxies (ALPN tulle-http1/2): what would be a connection of its own
 // for each of them, with its half-closes and resets, but without its handshake,
 // memory, packets and system calls. What streams send at about the same time
 // leaves in one write.

@@ -1,5 +1,5 @@
 // Package stream carries plain TCP connections, one after the other, over one
-// mutual-TLS connection between two proxies (ALPN tulle-tcp).
+// mutual-TLS connection between two proxies (ALPN tulle-tcp/2).
 //
 // TLS over TCP has one way to end; an application's TCP connection has three:
 // a half-close, a full close and a reset. So bytes travel in frames, and the
@@ -56,6 +56,9 @@ const HeaderLen = 4
 // sixteen TLS records (RFC 8446 section 5.1), which leave in one write.
 const MaxPayload = 256<<10 - HeaderLen
 
+// FirstMaxPayload is what it was for proxies of the first version (ALPN tulle-tcp).
+const FirstMaxPayload = 64<<10 - HeaderLen
+
 const maxOpen = 64 // bytes of an OPEN payload
 
 // Reasons of a RESET.
@@ -82,6 +85,7 @@ type Transport interface {
 type Conn struct {
 	t    Transport
 	kill func() // tears the transport down so that the peer sees a reset
+	most int    // payload of a frame that is sent
 
 	head     [HeaderLen]byte // read side
 	left     int             // payload bytes of the current DATA frame not yet read
@@ -99,7 +103,10 @@ type Conn struct {
 
 // New returns a Conn over t. kill must make the peer see a TCP reset; it may
 // be called more than once and from any goroutine.
-func New(t Transport, kill func()) *Conn { return &Conn{t: t, kill: kill} }
+func New(t Transport, kill func()) *Conn { return &Conn{t: t, kill: kill, most: MaxPayload} }
+
+// Limit makes frames carry at most n bytes. It comes before anything is sent.
+func (c *Conn) Limit(n int) { c.most = n }
 
 // Open begins a stream on behalf of client, with first as its first bytes
 // (may be empty, at most MaxPayload). It does not wait for the answer: the
@@ -275,6 +282,16 @@ func (c *Conn) WriteFramed(b []byte) error {
 	if len(b) == HeaderLen {
 		return nil
 	}
+	for len(b)-HeaderLen > c.most { // each header takes the place of what has been sent
+		if err := c.writeData(b[:HeaderLen+c.most]); err != nil {
+			return err
+		}
+		b = b[c.most:]
+	}
+	return c.writeData(b)
+}
+
+func (c *Conn) writeData(b []byte) error {
 	appendHeader(b[:0], frameData, len(b)-HeaderLen)
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
