@@ -52,6 +52,11 @@ func (w *wish) flags(f *command.Flags) {
 	f.StringVar(&w.autoMesh, "auto-mesh", "", "mesh all namespaces, present and future, that this label `SELECTOR` matches")
 }
 
+// silent tells whether no flag asks for anything.
+func (w *wish) silent() bool {
+	return len(w.sets)+len(w.files) == 0 && !w.ha && !w.noCNI && w.autoMesh == ""
+}
+
 // values are what all flags together ask for.
 func (w *wish) values(stdin io.Reader) (chart.Values, error) {
 	values, err := chart.Defaults()
@@ -283,6 +288,7 @@ func (c *cluster) prune(ctx context.Context, env *command.Env, wanted []*unstruc
 type installation struct {
 	version string
 	values  chart.Values // which differ from the defaults
+	noted   bool         // false: nobody knows of any values, as it was not we who applied it
 	release string       // of Helm; "": Helm has not installed it
 }
 
@@ -295,11 +301,12 @@ func (c *cluster) installed(ctx context.Context) (*installation, error) {
 	if err != nil {
 		return nil, c.explain(err)
 	}
-	values, err := chart.ParseValues([]byte(d.Annotations[valuesNote]))
+	note, noted := d.Annotations[valuesNote]
+	values, err := chart.ParseValues([]byte(note))
 	if err != nil {
 		return nil, fmt.Errorf("annotation %s of deployment %s: %w", valuesNote, d.Name, err)
 	}
-	return &installation{d.Labels[versionLabel], values, d.Annotations["meta.helm.sh/release-name"]}, nil
+	return &installation{d.Labels[versionLabel], values, noted, d.Annotations["meta.helm.sh/release-name"]}, nil
 }
 
 // mayChange is an error if Helm looks after the installation: it would undo
@@ -357,6 +364,10 @@ tulle mesh NAMESPACE does that.`)
 	}
 	if err := c.mayChange(there); err != nil {
 		return err
+	}
+	if !there.noted && w.silent() {
+		return command.WithHint(fmt.Errorf("nothing tells with which values Tulle %s was installed in cluster %s", there.version, c.name),
+			"say which are to hold: tulle upgrade -f VALUES (/dev/null: the defaults)")
 	}
 	w.before = there.values
 	objects, err := w.noted(env.Stdin)

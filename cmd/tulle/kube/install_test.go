@@ -96,13 +96,21 @@ func TestBadInput(t *testing.T) {
 // version.
 func oldCluster(t *testing.T) string {
 	t.Helper()
+	return answering(t, map[string]string{"/version": `{"gitVersion":"v1.24.0"}`})
+}
+
+// answering returns the kubeconfig of an API server that has nothing but these
+// answers, by path.
+func answering(t *testing.T, answers map[string]string) string {
+	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if r.URL.Path != "/version" {
+		answer, ok := answers[r.URL.Path]
+		if !ok {
 			w.WriteHeader(http.StatusNotFound)
 			return
 		}
-		_, _ = w.Write([]byte(`{"gitVersion":"v1.24.0"}`))
+		_, _ = w.Write([]byte(answer))
 	}))
 	t.Cleanup(server.Close)
 	config := filepath.Join(t.TempDir(), "config")
@@ -112,6 +120,30 @@ func oldCluster(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return config
+}
+
+// An upgrade keeps to what was set, and does nothing where that is not known.
+func TestUpgradeOfTheUnknown(t *testing.T) {
+	deployment := func(annotations string) map[string]string {
+		return map[string]string{"/version": `{"gitVersion":"v1.34.0"}`, "/apis/apps/v1/namespaces/tulle-system/deployments/tulle-control": `{"apiVersion":"apps/v1","kind":"Deployment",
+"metadata":{"name":"tulle-control","namespace":"tulle-system","labels":{"app.kubernetes.io/version":"0.0.1"},"annotations":{` + annotations + `}}}`}
+	}
+	const refusal = "nothing tells with which values Tulle 0.0.1 was installed in cluster old"
+	for _, c := range []struct {
+		annotations string
+		args        []string
+		refused     bool
+	}{
+		{"", nil, true},
+		{"", []string{"-f", "/dev/null"}, false},
+		{"", []string{"--ha"}, false},
+		{`"tulle.dev/values":"{}"`, nil, false},
+	} {
+		_, _, stderr := cli(t, nil, "", append([]string{"upgrade", "--kubeconfig", answering(t, deployment(c.annotations))}, c.args...)...)
+		if strings.Contains(stderr, refusal) != c.refused {
+			t.Errorf("annotations %q, flags %v: refused is to be %t\n%s", c.annotations, c.args, c.refused, stderr)
+		}
+	}
 }
 
 func TestInject(t *testing.T) {
