@@ -120,16 +120,7 @@ func (s *State) catalogServicesLocked(catalog *CatalogServices) (added []*Servic
 	return added, nil
 }
 
-// ReadCatalog reads a catalog file. Errors name the file, and the line if there
-// is one.
-func ReadCatalog(path string) (*CatalogServices, error) {
-	content, err := readBounded(path)
-	if err != nil {
-		return nil, err
-	}
-	return ParseCatalog(path, content)
-}
-
+// readBounded reads a catalog file. Errors name it.
 func readBounded(path string) ([]byte, error) {
 	// O_NONBLOCK: a FIFO must not stall us.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
