@@ -3,7 +3,7 @@
 import { html } from "../html.js";
 import * as format from "../format.js";
 import { to, toService } from "../route.js";
-import { Figure, Section, Security } from "../parts/basics.js";
+import { Fact, Figure, Section, Security } from "../parts/basics.js";
 import { edgeKey } from "../parts/columns.js";
 import { Table } from "../parts/table.js";
 import { TimeCharts } from "../parts/time.js";
@@ -35,34 +35,13 @@ function Facts({ edge }) {
       <dt>Protocol</dt>
       <dd>${edge.protocol}</dd>
     </div>
-    <div>
-      <dt>Requests</dt>
-      <dd><${Figure} of=${format.rate(edge.rps)} href="#time" /></dd>
-    </div>
-    <div>
-      <dt>Success</dt>
-      <dd><${Figure} of=${format.success(edge.success)} href="#outcomes" /></dd>
-    </div>
-    <div>
-      <dt>p50</dt>
-      <dd><${Figure} of=${format.latency(edge.p50_s)} href="#time" /></dd>
-    </div>
-    <div>
-      <dt>p95</dt>
-      <dd><${Figure} of=${format.latency(edge.p95_s)} href="#time" /></dd>
-    </div>
-    <div>
-      <dt>p99</dt>
-      <dd><${Figure} of=${format.latency(edge.p99_s)} href="#time" /></dd>
-    </div>
-    <div>
-      <dt>Sent</dt>
-      <dd><${Figure} of=${format.bytes(edge.bytes_sent)} /></dd>
-    </div>
-    <div>
-      <dt>Received</dt>
-      <dd><${Figure} of=${format.bytes(edge.bytes_received)} /></dd>
-    </div>
+    <${Fact} name="Requests" of=${format.rate(edge.rps)} href="#time" />
+    <${Fact} name="Success" of=${format.success(edge.success)} href="#outcomes" />
+    <${Fact} name="p50" of=${format.latency(edge.p50_s)} href="#time" />
+    <${Fact} name="p95" of=${format.latency(edge.p95_s)} href="#time" />
+    <${Fact} name="p99" of=${format.latency(edge.p99_s)} href="#time" />
+    <${Fact} name="Sent" of=${format.bytes(edge.bytes_sent)} />
+    <${Fact} name="Received" of=${format.bytes(edge.bytes_received)} />
     ${
       edge.source_identity &&
       html`<div class="broad">

@@ -6,7 +6,7 @@ import * as format from "../format.js";
 import { withSlow } from "../findings.js";
 import { to, toService } from "../route.js";
 import { useAnswer } from "../stream.js";
-import { Empty, Fault, Figure, Section } from "../parts/basics.js";
+import { Empty, Fact, Fault, Section } from "../parts/basics.js";
 import { edgeKey, edges, figure, replicas } from "../parts/columns.js";
 import { Table } from "../parts/table.js";
 import { TimeCharts } from "../parts/time.js";
@@ -85,30 +85,12 @@ function Head({ name, service, replica }) {
     ${
       service &&
       html`<dl class="figures">
-        <div>
-          <dt>Requests</dt>
-          <dd><${Figure} of=${format.rate(service.rps)} href="#time" /></dd>
-        </div>
-        <div>
-          <dt>Success</dt>
-          <dd><${Figure} of=${format.success(service.success)} href="#time" /></dd>
-        </div>
-        <div>
-          <dt>p50</dt>
-          <dd><${Figure} of=${format.latency(service.p50_s)} href="#time" /></dd>
-        </div>
-        <div>
-          <dt>p95</dt>
-          <dd><${Figure} of=${format.latency(service.p95_s)} href="#time" /></dd>
-        </div>
-        <div>
-          <dt>p99</dt>
-          <dd><${Figure} of=${format.latency(service.p99_s)} href="#time" /></dd>
-        </div>
-        <div>
-          <dt>mTLS</dt>
-          <dd><${Figure} of=${format.percent(service.mtls)} href="#inbound" /></dd>
-        </div>
+        <${Fact} name="Requests" of=${format.rate(service.rps)} href="#time" />
+        <${Fact} name="Success" of=${format.success(service.success)} href="#time" />
+        <${Fact} name="p50" of=${format.latency(service.p50_s)} href="#time" />
+        <${Fact} name="p95" of=${format.latency(service.p95_s)} href="#time" />
+        <${Fact} name="p99" of=${format.latency(service.p99_s)} href="#time" />
+        <${Fact} name="mTLS" of=${format.percent(service.mtls)} href="#inbound" />
       </dl>`
     }
   </div>`;

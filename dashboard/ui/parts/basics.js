@@ -10,6 +10,13 @@ export function Figure({ of: { text, unit, tone }, href, title }) {
   return href ? html`<a class="quietly" href=${href} title=${title}>${inner}</a>` : inner;
 }
 
+// Fact is a figure with its name, in a list of class "figures".
+export const Fact = ({ name, of, href }) =>
+  html`<div>
+    <dt>${name}</dt>
+    <dd><${Figure} of=${of} href=${href} /></dd>
+  </div>`;
+
 const drawings = {
   locked:
     "M4.5 7V5a3.5 3.5 0 0 1 7 0v2h.5a1 1 0 0 1 1 1v5a1 1 0 0 1-1 1H4a1 1 0 0 1-1-1V8a1 1 0 0 1 1-1zm1.6 0h3.8V5a1.9 1.9 0 0 0-3.8 0z",
