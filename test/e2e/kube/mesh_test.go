@@ -29,6 +29,7 @@ var beside = []scenario{
 	{"forgery", forgery},
 	{"rolling restart", rollingRestart},
 	{"views", views},
+	{"why", explained},
 }
 
 // alone are those that change the mesh itself, or measure it.
@@ -129,16 +130,20 @@ func upgrades(t *testing.T) {
 		t.Errorf("check says nothing of the older version:\n%s", out)
 	}
 	loaded(t, "upgraded", 2)
+	loaded(t, "older", 1)
 	older := injected(t, "upgraded")
-	underLoad(t, "upgraded", clientPod(t, "upgraded"), "http://web:8080/", func() {
+	underLoad(t, "older", clientPod(t, "older"), "http://web.upgraded:8080/", func() {
 		must(t, "upgrade")
-		kubectl(t, "-n", "upgraded", "rollout", "restart", "deployment/web")
-		rolledOut(t, "upgraded", "deployment/web")
+		must(t, "mesh", "upgraded") // replaces what has an older proxy
 	})
 	if newer := injected(t, "upgraded"); newer == older {
 		t.Errorf("proxies are of version %s before the upgrade and %s after it", older, newer)
 	}
 	secured(t, "upgraded", "web")
+	// What has an older proxy still is served, by newer and by older ones.
+	fetch(t, "upgraded", clientPod(t, "upgraded"), "http://web.older:8080/")
+	fetch(t, "older", clientPod(t, "older"), "http://web:8080/")
+	secured(t, "older", "web")
 	if args := kubectl(t, "-n", "tulle-system", "get", "deployment", "tulle-control", "-o", "jsonpath={.spec.template.spec.containers[0].args}"); !strings.Contains(args, selector) {
 		t.Errorf("the upgrade has forgotten what was set: %s", args)
 	}
