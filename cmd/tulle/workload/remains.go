@@ -186,8 +186,33 @@ func SweepHost(replica string, pid int, start uint64, bridge string, addresses .
 		KillRemains(group, ""),
 		leave(),
 		redirect.Node{}.Collect(),
+		awaitSilence(addresses),
 		network.RemoveMember(bridge, addresses...),
 	)
+}
+
+// silenceTimeout bounds the wait for a proxy to die, which has been killed already.
+const silenceTimeout = 30 * time.Second
+
+// awaitSilence waits until nobody listens at a replica's addresses any more. In the
+// host's network its proxy is in no cgroup and no namespace to be found by; it dies
+// with its supervisor, but a moment later, and its successor needs its ports.
+func awaitSilence(addresses []netip.Addr) error {
+	deadline := time.Now().Add(silenceTimeout)
+	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		listeners, err := network.Listeners()
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(listeners, func(l netip.AddrPort) bool { return slices.Contains(addresses, l.Addr()) })
+		if i < 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("somebody still listens at %s", listeners[i])
+		}
+		time.Sleep(wait)
+	}
 }
 
 // NamespaceName is what a replica's network namespace is called.
