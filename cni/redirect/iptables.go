@@ -140,7 +140,7 @@ func (b *iptablesBackend) commit(f family, input string, flags ...string) error 
 
 // run runs a program in the backend's namespace and returns its output.
 func (b *iptablesBackend) run(program, input string, args ...string) (string, error) {
-	path, err := findProgram(program)
+	path, err := FindProgram(program)
 	if err != nil {
 		return "", err
 	}
@@ -156,9 +156,10 @@ func (b *iptablesBackend) run(program, input string, args ...string) (string, er
 	return stdout.String(), nil
 }
 
-// findProgram also looks where root's programs are: the PATH of a user who
-// became root often leaves these folders out.
-func findProgram(name string) (string, error) {
+// FindProgram finds iptables-restore and its like on the PATH, and where root's
+// programs are: the PATH of a user who became root often leaves these folders
+// out. Its error says what to install, and wraps exec.ErrNotFound.
+func FindProgram(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil {
 		return path, nil

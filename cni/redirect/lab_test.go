@@ -106,7 +106,7 @@ func eachBackend(t *testing.T, test func(*testing.T, *lab)) {
 func otherFlavour(restore string) bool {
 	var programs [2]string
 	for i, name := range []string{"iptables-restore", restore} {
-		path, err := findProgram(name)
+		path, err := FindProgram(name)
 		if err != nil {
 			return false
 		}

@@ -73,7 +73,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	}
 	defer func() { _ = held.Close() }()
 	for _, step := range []func() error{
-		d.recover, d.openAuthority, d.openState, d.chooseBackend, d.compose, d.listenLocal, d.connect, d.listen,
+		d.recover, d.openState, d.openAuthority, d.chooseBackend, d.compose, d.listenLocal, d.connect, d.listen,
 	} {
 		if err := step(); err != nil {
 			return errors.Join(err, d.abandon())
@@ -183,8 +183,13 @@ func (d *daemon) chooseBackend() error {
 		return unfit
 	}
 	b, reason, err := redirect.Pick(d.Redirect, nil)
-	if err != nil {
-		return errors.Join(err, unfit)
+	switch {
+	case err != nil && (errors.Is(err, unix.EPERM) || errors.Is(unfit, unix.EPERM)):
+		return command.WithHint(errors.New("this root may not redirect traffic: it lacks CAP_NET_ADMIN"), "a container needs --privileged; what there is: tulle check")
+	case err != nil && unfit != nil: // what Pick says of eBPF comes of that
+		return command.WithHint(fmt.Errorf("ebpf: %w; %w", unfit, err), "what to do about it says: tulle check")
+	case err != nil:
+		return err
 	}
 	if unfit != nil {
 		reason = fmt.Sprintf("the best that works here: ebpf: %v", unfit)

@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cni/redirect"
 )
 
 // Backends of Masquerade.
@@ -236,7 +238,7 @@ func (m Masquerade) addIPTables() error {
 // was there.
 func removeIPTables() error {
 	for _, f := range iptablesFamilies {
-		if _, err := exec.LookPath(f.restore); err != nil {
+		if _, err := redirect.FindProgram(f.restore); err != nil {
 			continue // then nothing was added with it
 		}
 		jump := fmt.Sprintf("-D POSTROUTING -j %s\n", chainName)
@@ -251,7 +253,11 @@ func removeIPTables() error {
 }
 
 func restore(program, text string) error {
-	cmd := exec.Command(program, "--noflush", "--wait", "5")
+	path, err := redirect.FindProgram(program)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(path, "--noflush", "--wait", "5")
 	cmd.Stdin = strings.NewReader(text)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(string(out)))
