@@ -115,6 +115,10 @@ func (c *httpConn) readHead() (int, error) {
 	c.track.expect(headPatience, false)
 	for {
 		n, err := c.req.Parse(c.in.bytes())
+		if c.req.H2C && n > 0 {
+			c.in.take(http1.WithoutH2C(c.in.bytes()[:n]))
+			continue
+		}
 		if n > 0 || err != nil {
 			c.track.expect(0, false)
 			return n, err
