@@ -153,7 +153,7 @@ func (l *leases) enter(reg *tullev1.Register) (*held, error) {
 	if l.closing {
 		return nil, status.Error(codes.FailedPrecondition, "the mesh is going down; bring it back with: tulle up")
 	}
-	l.buryDeadLocked() // who is started again at once finds name and ports free
+	l.buryDeadLocked(int(reg.GetPid())) // who is started again at once finds name and ports free
 	h := &held{status: &tullev1.Status{}, stop: make(chan struct{}), gone: make(chan struct{})}
 	h.record = record{
 		Service: reg.GetService(), Strict: reg.GetStrict(), Remove: reg.GetRemove(), OnHost: reg.GetHostNetwork(), Command: reg.GetCommand(),
@@ -290,10 +290,11 @@ func (l *leases) buryLocked(h *held) {
 	l.endLocked(h, codeKilled)
 }
 
-// buryDeadLocked ends those whose end has not been noticed yet.
-func (l *leases) buryDeadLocked() {
+// buryDeadLocked ends those whose end has not been noticed yet; asking is a process
+// that lives.
+func (l *leases) buryDeadLocked(asking int) {
 	for _, h := range l.replicas {
-		if !h.record.Exited && !h.record.alive() {
+		if !h.record.Exited && h.record.Pid != asking && !h.record.alive() {
 			l.buryLocked(h)
 		}
 	}
