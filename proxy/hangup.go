@@ -3,9 +3,9 @@ package proxy
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/tulle-mesh/tulle/proxy/tcp"
@@ -19,25 +19,29 @@ const (
 	hangupReset        // the peer is gone
 )
 
-// hangups tells connections whose goroutine waits elsewhere that their peer
-// has hung up. It costs one epoll_ctl(2) per connection and nothing per
-// request: edge-triggered and without EPOLLIN, an event means FIN or RST only.
+// hangups tells of connections that nobody reads at the moment. Of those whose
+// goroutine waits elsewhere: that their peer has hung up. That costs one
+// epoll_ctl(2) per connection and nothing per request: edge-triggered and without
+// EPOLLIN, an event means FIN or RST only. Of those that are parked: that there is
+// something to read, an end included.
 type hangups struct {
 	epfd int
 	file *os.File // epfd as Go's own poller sees it
 	raw  syscall.RawConn
 
 	mu   sync.Mutex
-	next int32
-	seen map[int32]*watched
+	next watchID
+	seen map[watchID]func(kind uint32) // called in the goroutine of hangups; must not block
 }
 
-type watched struct {
-	id   int32
-	call func(kind uint32) // in a goroutine of hangups; must not block
+// watchID names a watch; 0: none.
+type watchID int32
 
-	readable atomic.Pointer[func()] // called instead once there is something to read; nil: not asked for
-}
+// What a watch waits for; see epoll_ctl(2).
+const (
+	awakeEvents  = unix.EPOLLRDHUP | unix.EPOLLET
+	parkedEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT
+)
 
 func newHangups() (*hangups, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -47,7 +51,7 @@ func newHangups() (*hangups, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, err
 	}
-	h := &hangups{epfd: fd, file: os.NewFile(uintptr(fd), "hangups"), seen: map[int32]*watched{}}
+	h := &hangups{epfd: fd, file: os.NewFile(uintptr(fd), "hangups"), seen: map[watchID]func(uint32){}}
 	if h.raw, err = h.file.SyscallConn(); err != nil {
 		return nil, err
 	}
@@ -56,57 +60,56 @@ func newHangups() (*hangups, error) {
 
 // watch calls call once the peer of c has hung up, which may be at once. The
 // caller forgets the watch before it closes c.
-func (h *hangups) watch(c *tcp.Conn, call func(uint32)) *watched {
+func (h *hangups) watch(c *tcp.Conn, call func(kind uint32)) watchID {
+	id := h.note(call)
+	_ = h.expect(c, id, awakeEvents) // or it is left without early notice, no more
+	return id
+}
+
+// note returns the name of a watch that expect may be called for.
+func (h *hangups) note(call func(kind uint32)) watchID {
 	h.mu.Lock()
-	w := &watched{id: h.next, call: call}
-	for h.seen[w.id] != nil {
-		w.id++
+	defer h.mu.Unlock()
+	for h.next++; h.next <= 0 || h.seen[h.next] != nil; h.next++ {
+		h.next = max(h.next, 0)
 	}
-	h.next = w.id + 1
-	h.seen[w.id] = w
-	h.mu.Unlock()
-	_ = c.Raw.Control(func(fd uintptr) {
-		event := &unix.EpollEvent{Events: awakeEvents, Fd: w.id}
+	h.seen[h.next] = call
+	return h.next
+}
+
+// expect says what is waited for. What is there already counts.
+func (h *hangups) expect(c *tcp.Conn, id watchID, events uint32) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		event := &unix.EpollEvent{Events: events, Fd: int32(id)}
 		// A connection that carries one stream after the other is known already.
-		// Any other failure leaves it without early notice, no more.
-		if unix.EpollCtl(h.epfd, unix.EPOLL_CTL_ADD, int(fd), event) == unix.EEXIST {
-			_ = unix.EpollCtl(h.epfd, unix.EPOLL_CTL_MOD, int(fd), event)
+		if failed = unix.EpollCtl(h.epfd, unix.EPOLL_CTL_ADD, int(fd), event); failed == unix.EEXIST {
+			failed = unix.EpollCtl(h.epfd, unix.EPOLL_CTL_MOD, int(fd), event)
 		}
 	})
-	return w
-}
-
-// arm calls readable, once, when there is something to read from c, an end or
-// a reset included, which may be at once.
-func (h *hangups) arm(c *tcp.Conn, w *watched, readable func()) {
-	w.readable.Store(&readable)
-	h.expect(c, w, asleepEvents)
-}
-
-// disarm undoes arm.
-func (h *hangups) disarm(c *tcp.Conn, w *watched) {
-	w.readable.Store(nil)
-	h.expect(c, w, awakeEvents)
-}
-
-// expect changes the events of a watch. Those that are there already count.
-func (h *hangups) expect(c *tcp.Conn, w *watched, events uint32) {
-	err := c.Raw.Control(func(fd uintptr) {
-		_ = unix.EpollCtl(h.epfd, unix.EPOLL_CTL_MOD, int(fd), &unix.EpollEvent{Events: events, Fd: w.id})
-	})
-	if readable := w.readable.Load(); err != nil && readable != nil {
-		(*readable)() // closed meanwhile
-	}
+	return errors.Join(err, failed)
 }
 
 // forget ends a watch, if there is one. The kernel drops it when the connection is closed.
-func (h *hangups) forget(w *watched) {
-	if w == nil {
+func (h *hangups) forget(id watchID) {
+	if id == 0 {
 		return
 	}
 	h.mu.Lock()
-	delete(h.seen, w.id)
+	delete(h.seen, id)
 	h.mu.Unlock()
+}
+
+// leave lets go of a connection that is not closed.
+func (h *hangups) leave(c *tcp.Conn) {
+	_ = c.Control(func(fd uintptr) { _ = unix.EpollCtl(h.epfd, unix.EPOLL_CTL_DEL, int(fd), nil) })
+}
+
+// shrink gives back the room of watches that are over: a map keeps it.
+func (h *hangups) shrink() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seen = maps.Clone(h.seen)
 }
 
 // run delivers events until ctx ends.
@@ -135,27 +138,23 @@ func (h *hangups) run(ctx context.Context) error {
 
 func (h *hangups) deliver(e unix.EpollEvent) {
 	h.mu.Lock()
-	w := h.seen[e.Fd]
+	call := h.seen[watchID(e.Fd)]
 	h.mu.Unlock()
-	if w == nil {
-		return
-	}
-	if readable := w.readable.Load(); readable != nil {
-		(*readable)()
+	if call == nil {
 		return
 	}
 	kind := hangupFIN
 	if e.Events&unix.EPOLLERR != 0 { // not EPOLLHUP: that is also FIN after our own FIN
 		kind = hangupReset
 	}
-	w.call(kind)
+	call(kind)
 }
 
 // watch makes hungUp be called until what it returns is.
 func (c *httpConn) watch() (forget func()) {
 	if c.hop == nil {
-		w := c.proxy.hangups.watch(c.tcp, c.hungUp)
-		return func() { c.proxy.hangups.forget(w) }
+		id := c.proxy.hangups.watch(c.tcp, c.hungUp)
+		return func() { c.proxy.hangups.forget(id) }
 	}
 	c.hop.Watch(func(reset bool) {
 		if reset {

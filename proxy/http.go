@@ -80,22 +80,31 @@ type httpConn struct {
 	waiting *session   // set while the client's hang-up concerns this session
 }
 
-// serve runs until the connection ends. It closes it.
-func (c *httpConn) serve(ctx context.Context) {
+// serve runs until the connection ends, which it closes, or has been asked to
+// park: it is the caller's then, who has to wait for the next request.
+func (c *httpConn) serve(ctx context.Context) (asked bool) {
+	c.track.parks(c)
+	defer c.track.parks(nil)
 	defer c.watch()()
 	defer c.in.drop()
 	for {
 		n, err := c.readHead()
+		if err == errParked {
+			return true
+		}
 		if err != nil {
 			c.refuse(err)
-			return
+			return false
 		}
 		if !c.exchange(ctx, n) {
-			return
+			return false
 		}
 		c.in.release()
 	}
 }
+
+func (c *httpConn) sweep(now, enough time.Duration) bool { return c.track.askLocked(now, enough) }
+func (c *httpConn) wake()                                {}
 
 // readHead reads a whole request head. While the connection is idle there is
 // no buffer and nothing but a coarse limit of time.
@@ -103,6 +112,9 @@ func (c *httpConn) readHead() (int, error) {
 	if c.in.len() == 0 {
 		c.track.expect(keepIdle, true)
 		err := c.readFirst()
+		if err != nil && isTimeout(err) && c.track.wasAsked() {
+			return 0, errParked
+		}
 		if err != nil && c.hop != nil && isTimeout(err) && !c.hop.Refuse() {
 			// It came before the other side could hear that we take no more: the last one.
 			c.track.expect(headPatience, false)

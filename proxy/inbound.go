@@ -51,8 +51,16 @@ func (p *Proxy) serveInbound(ctx context.Context, conn *tcp.Conn, track *tracked
 	if in.serve(ctx) {
 		return true
 	}
-	in.in.drop()
+	in.leave()
 	return false
+}
+
+// leave gives back what the connection held.
+func (in *inbound) leave() {
+	in.in.drop()
+	if in.opened != nil {
+		in.opened.close()
+	}
 }
 
 // serve goes on where it is clear which application is meant.
@@ -69,7 +77,7 @@ func (in *inbound) serve(ctx context.Context) (parked bool) {
 	case in.proxy.strict():
 		in.proxy.refuseConn(in.conn, mesh.Inbound, in.app, errDenied)
 	case verdict == sniff.HTTP1:
-		in.http(ctx)
+		return in.http(ctx)
 	case verdict == sniff.HTTP2:
 		in.http2(ctx, nil)
 	default:
@@ -119,18 +127,33 @@ func (in *inbound) meshed(ctx context.Context) (parked bool) {
 	return false
 }
 
-// http forwards requests of a client without identity to the application.
-func (in *inbound) http(ctx context.Context) {
-	c := &httpConn{
-		proxy: in.proxy, direction: mesh.Inbound, conn: in.conn, tcp: in.conn, track: in.track,
-		client: in.client, security: in.security,
+// http forwards requests of a client without identity to the application, until the
+// connection ends or is parked.
+func (in *inbound) http(ctx context.Context) (parked bool) {
+	for {
+		c := &httpConn{
+			proxy: in.proxy, direction: mesh.Inbound, conn: in.conn, tcp: in.conn, track: in.track,
+			client: in.client, security: in.security,
+		}
+		c.in, in.in = in.in, inbox{}
+		route := &toApp{inbound: in, counters: in.edge(mesh.HTTP1), idle: in.opened}
+		c.route = route
+		asked := c.serve(ctx)
+		if in.opened = route.idle; !asked {
+			return false
+		}
+		route.rest()
+		if c.park(ctx, in) {
+			return true
+		}
 	}
-	c.in, in.in = in.in, inbox{}
-	route := &toApp{inbound: in, counters: in.edge(mesh.HTTP1), idle: in.opened}
-	c.route = route
-	c.serve(ctx)
-	if route.idle != nil {
-		route.idle.close()
+}
+
+// resume goes on with an HTTP connection that was parked.
+func (in *inbound) resume(ctx context.Context) {
+	if !in.http(ctx) {
+		in.leave()
+		in.proxy.gone(in.track)
 	}
 }
 
@@ -196,7 +219,7 @@ func (s *streams) carry() (parked bool) {
 	if parked {
 		return true
 	}
-	s.track.relay.Store(nil)
+	s.track.parks(nil)
 	s.counters.open.Add(-1)
 	s.x.BytesSent, s.x.BytesReceived = s.relay.out.moved.Load(), s.relay.back.moved.Load()
 	if err != nil {
@@ -368,6 +391,13 @@ func (t *toApp) done(s *session, reusable bool) {
 		return
 	}
 	s.close()
+}
+
+// rest is called before a pause between two requests.
+func (t *toApp) rest() {
+	if t.idle != nil {
+		t.proxy.rest(t.idle.tcp)
+	}
 }
 
 func (t *toApp) edge(*session) *edge       { return t.counters }

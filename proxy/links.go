@@ -167,7 +167,7 @@ func (in *inbound) link(ctx context.Context, over *mtls.Conn) {
 	counters := in.edge(mesh.HTTP1)
 	var l *mux.Link
 	l = mux.New(over, mux.Config{
-		Serve:  func(s *mux.Stream) { in.session(ctx, s, counters) },
+		Serve:  func(s *mux.Stream) mux.Serve { return in.session(ctx, s, counters) },
 		Growth: in.proxy.growth(over),
 		Interrupted: func() error { // the tracker wants the connection to end
 			in.track.expect(0, false) // takes the interruption back
@@ -185,18 +185,44 @@ func (in *inbound) link(ctx context.Context, over *mtls.Conn) {
 	}
 }
 
-// session forwards the requests of one session to the application.
-func (in *inbound) session(ctx context.Context, s *mux.Stream, counters *edge) {
-	track := in.proxy.conns.add(s)
+// hop is a session of another proxy, whose requests go to the application.
+type hop struct {
+	*inbound
+	ctx      context.Context // of the proxy's life
+	counters *edge
+	track    *tracked
+	idle     *session
+}
+
+func (in *inbound) session(ctx context.Context, s *mux.Stream, counters *edge) (next mux.Serve) {
+	h := &hop{inbound: in, ctx: ctx, counters: counters, track: in.proxy.conns.add(s)}
+	return h.serve(s)
+}
+
+// serve forwards requests until the session ends, or pauses: what it returns goes on then.
+func (h *hop) serve(s *mux.Stream) (next mux.Serve) {
 	c := &httpConn{
-		proxy: in.proxy, direction: mesh.Inbound, conn: s, hop: s, track: track,
-		client: in.client, security: in.security,
+		proxy: h.proxy, direction: mesh.Inbound, conn: s, hop: s, track: h.track,
+		client: h.client, security: h.security,
 	}
-	route := &toApp{inbound: in, counters: counters}
+	route := &toApp{inbound: h.inbound, counters: h.counters, idle: h.idle}
 	c.route = route
-	c.serve(ctx)
-	if route.idle != nil {
-		route.idle.close()
+	asked := c.serve(h.ctx)
+	h.idle = route.idle
+	if asked {
+		route.rest()
+		h.proxy.parked.Add(1)
+		h.track.slept()
+		return h.resume
 	}
-	in.proxy.gone(track)
+	if h.idle != nil {
+		h.idle.close()
+	}
+	h.proxy.gone(h.track)
+	return nil
+}
+
+func (h *hop) resume(s *mux.Stream) (next mux.Serve) {
+	h.track.woke()
+	return h.serve(s)
 }

@@ -20,6 +20,7 @@ const stackHalvings = 3
 // Text comes back from the page cache, a minor fault per 64 KiB, when it is needed.
 func trimMemory() {
 	text := textMappings()
+	dropStacks()
 	for range stackHalvings {
 		runtime.GC()
 	}
@@ -27,6 +28,34 @@ func trimMemory() {
 	for _, m := range text {
 		// Failing leaves the pages where they are, no more.
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.start, m.end-m.start, unix.MADV_DONTNEED)
+	}
+}
+
+// The runtime keeps up to 63 ended goroutines for each processor with their stacks,
+// which lie scattered over as many spans of 32 KiB. Those whose stack has grown
+// lose it when they end.
+const (
+	keptGoroutines = 64
+	grownStack     = 9 << 10
+)
+
+// dropStacks has the next collection free the stacks of ended goroutines.
+func dropStacks() {
+	for range keptGoroutines {
+		go growStack()
+	}
+}
+
+//go:noinline
+func growStack() {
+	var b [grownStack]byte
+	touch(b[:])
+}
+
+//go:noinline
+func touch(b []byte) {
+	for i := 0; i < len(b); i += 4096 {
+		b[i] = 1
 	}
 }
 

@@ -92,9 +92,10 @@ func newTestProxy(t testing.TB, a *testAuthority, name string, strict bool) *Pro
 	id := mesh.ID{TrustDomain: "test.local", Namespace: "default", Account: name}
 	p := &Proxy{
 		config: Config{Workload: name + "-1", Service: name, ID: id, Strict: strict},
-		log:    slog.New(slog.DiscardHandler), start: time.Now(), silence: testSilence, parkAfter: parkAfter,
+		log:    slog.New(slog.DiscardHandler), start: time.Now(), silence: testSilence,
 		windows: mux.NewGrowth(windowGrowth),
 	}
+	p.conns.init(parkAfter)
 	p.creds.Store(a.credentials(t, id))
 	var err error
 	if p.hangups, err = newHangups(); err != nil {

@@ -44,7 +44,7 @@ func ownPort(port uint16) bool {
 const ip6tSoOriginalDst = 80 // linux/netfilter_ipv6/ip6_tables.h; the same number as SO_ORIGINAL_DST
 
 func netfilterOrigin(c *tcp.Conn, local netip.Addr) (dst netip.AddrPort, err error) {
-	cerr := c.Raw.Control(func(fd uintptr) {
+	cerr := c.Control(func(fd uintptr) {
 		if local.Is4() {
 			// The 16 bytes of a sockaddr_in, read through the option type of that size.
 			var got *unix.IPv6Mreq

@@ -73,8 +73,7 @@ func (o *outbound) serve(ctx context.Context) (parked bool) {
 	case sniff.More: // both are silent, or the server spoke first: done by sniff
 		return o.parked
 	case sniff.HTTP1:
-		o.http(ctx)
-		return false
+		return o.http(ctx)
 	case sniff.HTTP2:
 		o.http2(ctx)
 		return false
@@ -115,16 +114,33 @@ func (o *outbound) sniff(ctx context.Context) (sniff.Verdict, error) {
 	return verdict, nil
 }
 
-// http forwards requests, each balanced by itself.
-func (o *outbound) http(ctx context.Context) {
-	c := &httpConn{
-		proxy: o.proxy, direction: mesh.Outbound, conn: o.conn, tcp: o.conn, track: o.track,
-		client: o.proxy.self(o.client), route: &balanced{outbound: o},
+// http forwards requests, each balanced by itself, until the connection ends or
+// is parked.
+func (o *outbound) http(ctx context.Context) (parked bool) {
+	for {
+		c := &httpConn{
+			proxy: o.proxy, direction: mesh.Outbound, conn: o.conn, tcp: o.conn, track: o.track,
+			client: o.proxy.self(o.client), route: &balanced{outbound: o},
+		}
+		c.in, o.in = o.in, inbox{}
+		if !c.serve(ctx) {
+			break
+		}
+		if c.park(ctx, o) {
+			return true
+		}
 	}
-	c.in, o.in = o.in, inbox{}
-	c.serve(ctx)
 	if o.opened != nil {
 		o.giveBack(o.opened, o.openedAt)
+	}
+	return false
+}
+
+// resume goes on with an HTTP connection that was parked.
+func (o *outbound) resume(ctx context.Context) {
+	if !o.http(ctx) {
+		o.leave()
+		o.proxy.gone(o.track)
 	}
 }
 
@@ -171,7 +187,7 @@ func (c *carried) run(relay func() (bool, error)) (parked bool) {
 	if parked {
 		return true
 	}
-	c.track.relay.Store(nil)
+	c.track.parks(nil)
 	c.x.BytesSent, c.x.BytesReceived = c.relay.out.moved.Load(), c.relay.back.moved.Load()
 	c.ended(&c.x, c.edge, c.s, c.ep, err)
 	return false

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A relay of opaque bytes takes a goroutine for each direction, and most
@@ -26,7 +24,6 @@ import (
 // their bytes by splice(2), which can't be told to let go at the right moment.
 
 const (
-	parkAfter = 3 * time.Second
 	// agreeing is how long a flow that was asked to end waits for the other one.
 	agreeing = 20 * time.Millisecond
 )
@@ -40,7 +37,7 @@ type parking struct {
 	last  uint64        // bytes moved when it was looked at last; the sweep's
 	still time.Duration // since when; the sweep's
 
-	asleep atomic.Bool
+	state atomic.Int32 // running…
 
 	mu      sync.Mutex
 	asked   bool
@@ -48,33 +45,43 @@ type parking struct {
 	agreed  chan struct{} // closed once both have stopped or ended
 }
 
+const (
+	running int32 = iota
+	falling       // asleep
+	called        // while it was falling asleep
+	asleep
+)
+
 // parkable lets the relay be parked. resume is called, once for each time that
 // run reports it as parked, when it has to go on: by calling run again.
 func (r *relay) parkable(resume func()) {
 	r.parking = &parking{resume: resume, agreed: make(chan struct{})}
-	r.track.relay.Store(r)
+	r.track.parks(r)
 }
 
-// sweep is told the time once a second and asks a relay to park that has been
-// still for long enough.
-func (r *relay) sweep(now time.Duration) {
+// sweep asks a relay to park that has been still for long enough.
+func (r *relay) sweep(now, enough time.Duration) bool {
 	k := r.parking
-	if k.asleep.Load() {
+	if k.state.Load() != running {
 		k.still = 0
-		return
+		return false
 	}
 	if moved := r.out.moved.Load() + r.back.moved.Load(); moved != k.last || k.still == 0 {
 		k.last, k.still = moved, now
-		return
+		return true
 	}
-	if now-k.still < r.proxy.parkAfter || !r.out.quiet() || !r.back.quiet() {
-		return
+	if !r.out.quiet() || !r.back.quiet() {
+		return false
+	}
+	if now-k.still < enough {
+		return true
 	}
 	k.still = now
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.asked = true
 	r.deadlines(time.Unix(1, 0))
+	return true
 }
 
 func (f *flow) quiet() bool { return f.ended.Load() || f.waiting.Load() }
@@ -177,12 +184,20 @@ func (r *relay) park(out, back error) bool {
 	k.asked, k.stopped, k.agreed = false, 0, make(chan struct{})
 	k.mu.Unlock()
 	r.deadlines(time.Time{})
+	near, far := r.out.src.under(), r.out.dst.under()
+	r.proxy.hangups.forget(r.near)
+	r.proxy.hangups.forget(r.far)
+	r.proxy.rest(near)
+	r.proxy.rest(far)
+	r.near, r.far = r.proxy.hangups.note(r.ready), r.proxy.hangups.note(r.ready)
 	r.proxy.serving.Add(1) // for resume
 	r.proxy.parked.Add(1)
-	k.asleep.Store(true)
-	r.proxy.hangups.arm(r.out.src.under(), r.near, r.wake)
-	r.proxy.hangups.arm(r.out.dst.under(), r.far, r.wake)
-	if r.proxy.conns.isOver() {
+	r.track.slept()
+	k.state.Store(falling)
+	err1 := r.proxy.hangups.expect(near, r.near, parkedEvents)
+	err2 := r.proxy.hangups.expect(far, r.far, parkedEvents)
+	early := k.state.Swap(asleep) == called
+	if early || err1 != nil || err2 != nil || r.proxy.conns.isOver() {
 		r.wake()
 	}
 	return true
@@ -195,20 +210,20 @@ func notParked(err error) error {
 	return err
 }
 
+func (r *relay) ready(uint32) { r.wake() }
+
 // wake makes a parked relay go on.
 func (r *relay) wake() {
-	if r.parking == nil || !r.parking.asleep.CompareAndSwap(true, false) {
+	k := r.parking
+	if k.state.CompareAndSwap(falling, called) || !k.state.CompareAndSwap(asleep, running) {
 		return
 	}
 	go func() {
 		defer r.proxy.serving.Done()
-		r.proxy.hangups.disarm(r.out.src.under(), r.near)
-		r.proxy.hangups.disarm(r.out.dst.under(), r.far)
-		r.parking.resume()
+		r.track.woke()
+		r.proxy.hangups.forget(r.near)
+		r.proxy.hangups.forget(r.far)
+		r.near, r.far = 0, 0
+		k.resume()
 	}()
 }
-
-const (
-	asleepEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT
-	awakeEvents  = unix.EPOLLRDHUP | unix.EPOLLET
-)

@@ -81,10 +81,9 @@ type Proxy struct {
 	config    Config
 	log       *slog.Logger
 	start     time.Time
-	silence   time.Duration // see the constants
-	parkAfter time.Duration
+	silence   time.Duration  // see the constants
 	serving   sync.WaitGroup // connections
-	parked    atomic.Int64   // how often a relay was
+	parked    atomic.Int64   // how often something was
 	creds     mtls.Source
 	certifier *mtls.Certifier
 	directory *directory
@@ -116,7 +115,8 @@ func New(c Config) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{config: c, log: c.Log, start: time.Now(), silence: silence, parkAfter: parkAfter, windows: mux.NewGrowth(windowGrowth)}
+	p := &Proxy{config: c, log: c.Log, start: time.Now(), silence: silence, windows: mux.NewGrowth(windowGrowth)}
+	p.conns.init(parkAfter)
 	p.redirected = make(chan struct{})
 	p.seenRedirected = sync.OnceFunc(func() { close(p.redirected) })
 	p.probes = make(map[string]Probe, len(c.Probes))
@@ -184,6 +184,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	running.Go(func() { p.report(life, tullev1.NewTelemetryClient(control)) })
 	running.Go(func() { _ = p.hangups.run(life) })
 	running.Go(func() { p.sweep(life) })
+	running.Go(func() { p.sweepCrowds(life) })
 	if p.config.AskPolicy {
 		known := make(chan struct{})
 		first := sync.OnceFunc(func() { close(known) })

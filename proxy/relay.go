@@ -168,8 +168,8 @@ type relay struct {
 
 	mu   sync.Mutex
 	over bool
-	near *watched
-	far  *watched
+	near watchID
+	far  watchID
 }
 
 func (p *Proxy) newRelay(t *tracked, near, far end) *relay {
@@ -219,7 +219,7 @@ func (r *relay) join(ended <-chan error) (parked bool, err error) {
 // watch makes a reset of either side end the relay, also while both directions
 // are stuck in writes.
 func (r *relay) watch() {
-	if r.near != nil {
+	if r.near != 0 || r.far != 0 {
 		return
 	}
 	near, far := r.out.src, r.out.dst
@@ -245,15 +245,15 @@ func (r *relay) watch() {
 	r.far = r.proxy.watchEnd(far, onReset)
 }
 
-// watchEnd returns nil where the watch ends with e.
-func (p *Proxy) watchEnd(e end, call func(kind uint32)) *watched {
+// watchEnd returns 0 where the watch ends with e.
+func (p *Proxy) watchEnd(e end, call func(kind uint32)) watchID {
 	if s, ok := e.(*muxEnd); ok {
 		s.Watch(func(reset bool) {
 			if reset {
 				call(hangupReset)
 			}
 		})
-		return nil
+		return 0
 	}
 	return p.hangups.watch(e.under(), call)
 }
@@ -321,11 +321,11 @@ const splicePiece = 4 << 20
 func (f *flow) splice() error {
 	src, ok := f.src.(*connEnd)
 	dst, ok2 := f.dst.(*connEnd)
-	if !ok || !ok2 || !src.plain() || !dst.plain() {
+	if !ok || !ok2 || !src.plain() || !dst.plain() || !src.tcp.CanSplice() || !dst.tcp.CanSplice() {
 		return nil
 	}
 	for {
-		n, err := dst.tcp.ReadFrom(&io.LimitedReader{R: src.tcp.TCPConn, N: splicePiece})
+		n, err := dst.tcp.Splice(src.tcp, splicePiece)
 		f.moved.Add(uint64(n))
 		switch {
 		case err != nil:

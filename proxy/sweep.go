@@ -33,7 +33,28 @@ func (p *Proxy) sweep(ctx context.Context) {
 		}
 		p.directory.sweep()
 		if memory.due(changes, now, processors.used > busy) {
+			p.hangups.shrink()
 			trimMemory()
+		}
+	}
+}
+
+// sweepCrowds has connections parked soon while there are many: a burst of them
+// would be over before the next sweep.
+func (p *Proxy) sweepCrowds(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.conns.crowded:
+		}
+		for again := true; again; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(parkAfterCrowded):
+				again = p.conns.thin(p.now())
+			}
 		}
 	}
 }

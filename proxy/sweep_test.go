@@ -52,6 +52,7 @@ func TestSweep(t *testing.T) {
 		d.done(r.now())
 		p := newQuietProxy()
 		p.directory = r
+		p.hangups = &hangups{}
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan struct{})
 		go func() { defer close(ended); p.sweep(ctx) }()

@@ -16,10 +16,14 @@ type tracker struct {
 	count    atomic.Int64
 	turnover atomic.Int64 // connections that came or went since changes was asked
 	draining atomic.Bool
+	crowded  chan struct{} // has room for one; told when there is a crowd
+	// parkAfter is how long a connection has to be still to be parked.
+	parkAfter time.Duration
 
-	mu   sync.Mutex
-	all  map[*tracked]struct{}
-	over bool // the drain has ended
+	mu     sync.Mutex
+	awake  trackedList
+	parked trackedList
+	over   bool // the drain has ended
 }
 
 // accepted is a connection that came to the proxy: TCP, or a stream of a link.
@@ -29,18 +33,66 @@ type accepted interface {
 	SetReadDeadline(t time.Time) error
 }
 
+// trackedList is a list without a node of its own for each connection, and which
+// keeps no room for those that are over.
+type trackedList struct {
+	first *tracked
+	n     int
+}
+
+func (l *trackedList) add(tr *tracked) {
+	if tr.next, tr.prev = l.first, nil; tr.next != nil {
+		tr.next.prev = tr
+	}
+	l.first = tr
+	l.n++
+}
+
+func (l *trackedList) remove(tr *tracked) {
+	if tr.prev != nil {
+		tr.prev.next = tr.next
+	} else {
+		l.first = tr.next
+	}
+	if tr.next != nil {
+		tr.next.prev = tr.prev
+	}
+	l.n--
+}
+
+func (l *trackedList) each(f func(*tracked)) {
+	for tr := l.first; tr != nil; tr = tr.next {
+		f(tr)
+	}
+}
+
 // tracked is one accepted connection.
 type tracked struct {
 	conn   accepted
 	owner  *tracker
 	far    atomic.Pointer[tcp.Conn]   // what is dialled for it; goes down with it
 	stream atomic.Pointer[mux.Stream] // the same where it is a stream
-	relay  atomic.Pointer[relay]      // one that may be parked
 
 	mu          sync.Mutex
 	deadline    int64 // of the tracker's clock; 0: none
 	idle        bool  // nothing is under way: may be closed at any time
 	interrupted bool
+	asked       bool          // to park
+	turns       uint32        // how often it became idle
+	seen        uint32        // turns, when it was looked at last
+	still       time.Duration // since when turns is seen
+	naps        uint8         // short ones in a row
+	since       int64         // of the tracker's clock: when it was parked
+	parker      parker        // nil: it can't be parked
+
+	next, prev *tracked // in the list of those that are awake, or parked
+	isParked   bool     // which of them
+}
+
+// init is called before anything else.
+func (t *tracker) init(parkAfter time.Duration) {
+	t.parkAfter = parkAfter
+	t.crowded = make(chan struct{}, 1)
 }
 
 func (t *tracker) add(c accepted) *tracked {
@@ -50,10 +102,8 @@ func (t *tracker) add(c accepted) *tracked {
 	if t.over {
 		c.Reset() // accepted just before the listeners were closed
 	}
-	if t.all == nil {
-		t.all = map[*tracked]struct{}{}
-	}
-	t.all[tr] = struct{}{}
+	t.awake.add(tr)
+	t.crowdedLocked()
 	t.count.Add(1)
 	t.turnover.Add(1)
 	return tr
@@ -62,9 +112,39 @@ func (t *tracker) add(c accepted) *tracked {
 func (t *tracker) remove(tr *tracked) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.all, tr)
+	t.listLocked(tr).remove(tr)
 	t.count.Add(-1)
 	t.turnover.Add(1)
+}
+
+func (t *tracker) listLocked(tr *tracked) *trackedList {
+	if tr.isParked {
+		return &t.parked
+	}
+	return &t.awake
+}
+
+// move notes whether the connection is parked.
+func (t *tracker) move(tr *tracked, parked bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if tr.isParked == parked {
+		return
+	}
+	t.listLocked(tr).remove(tr)
+	tr.isParked = parked
+	t.listLocked(tr).add(tr)
+	t.crowdedLocked()
+}
+
+// crowdedLocked says so if there is a crowd.
+func (t *tracker) crowdedLocked() {
+	if t.awake.n > crowd {
+		select {
+		case t.crowded <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // changes returns how many connections came or went since it was called last.
@@ -85,8 +165,10 @@ func (t *tracked) expect(d time.Duration, idle bool) {
 	switch {
 	case idle && t.owner.draining.Load():
 		t.interruptLocked()
-	case !idle && t.interrupted: // something came just before the interruption
-		t.interrupted = false
+	case idle:
+		t.turns++
+	case t.interrupted || t.asked: // something came just before that
+		t.interrupted, t.asked = false, false
 		_ = t.conn.SetReadDeadline(time.Time{})
 	}
 }
@@ -94,10 +176,110 @@ func (t *tracked) expect(d time.Duration, idle bool) {
 // interruptLocked makes what reads from the connection see a timeout.
 func (t *tracked) interruptLocked() {
 	t.interrupted = true
+	if k, ok := t.parker.(*idleConn); ok {
+		k.wake()
+		return
+	}
 	_ = t.conn.SetReadDeadline(time.Unix(1, 0))
 }
 
-// tick advances the clock to now and interrupts what is overdue.
+// parks says who can park the connection from now on.
+func (t *tracked) parks(p parker) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.parker = p
+}
+
+// askLocked makes whoever waits for the next request see a timeout, and be wasAsked,
+// once it has waited for long enough: longer, if its naps have been short.
+// It reports whether that may be soon.
+func (t *tracked) askLocked(now, enough time.Duration) bool {
+	switch {
+	case !t.idle || t.asked || t.interrupted:
+		return false
+	case t.turns != t.seen:
+		t.seen, t.still = t.turns, now
+	case now-t.still >= min(enough<<t.naps, t.owner.parkAfter):
+		t.asked = true
+		_ = t.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+	return true
+}
+
+// wasAsked reports, once, whether a timeout asks for the connection to be parked.
+func (t *tracked) wasAsked() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	asked := t.asked && !t.interrupted
+	if t.asked = false; asked {
+		_ = t.conn.SetReadDeadline(time.Time{})
+	}
+	return asked
+}
+
+// park makes k the connection's parker, unless it has been interrupted.
+func (t *tracked) park(k *idleConn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.interrupted {
+		t.interruptLocked() // again: k has lost the deadline
+		return false
+	}
+	t.far.Store(nil) // somebody else's by now
+	t.stream.Store(nil)
+	t.parker = k
+	return true
+}
+
+// unpark undoes park. The next read sees what interruption there has been.
+func (t *tracked) unpark() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.parker = nil
+	if t.interrupted {
+		t.interruptLocked()
+	}
+}
+
+// slept notes that the connection takes no goroutine any more; woke, that it does.
+func (t *tracked) slept() {
+	t.mu.Lock()
+	t.since = t.owner.clock.Load()
+	t.mu.Unlock()
+	t.owner.move(t, true)
+}
+
+func (t *tracked) woke() {
+	t.owner.move(t, false)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.napped(t.owner.clock.Load()-t.since <= 1)
+}
+
+// stayed notes that the connection could not be parked.
+func (t *tracked) stayed() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.napped(true)
+}
+
+// napped makes the connection stay awake for longer if to park it was not worth it.
+func (t *tracked) napped(short bool) {
+	if short {
+		t.naps = min(t.naps+1, maxNaps)
+	} else {
+		t.naps = 0
+	}
+}
+
+func (t *tracked) isInterrupted() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.interrupted
+}
+
+// tick advances the clock to now, interrupts what is overdue, and has parked what
+// has been still for long enough.
 func (t *tracker) tick(now time.Duration) {
 	seconds := int64(now / time.Second)
 	t.clock.Store(seconds)
@@ -107,10 +289,28 @@ func (t *tracker) tick(now time.Duration) {
 		if tr.deadline != 0 && tr.deadline <= seconds {
 			tr.interruptLocked()
 		}
-		if r := tr.relay.Load(); r != nil {
-			r.sweep(now)
+		if tr.parker != nil {
+			tr.parker.sweep(now, t.parkAfter)
 		}
 	})
+}
+
+// thin has parked what has been still for a moment if there is a crowd, and reports
+// whether it has to look again.
+func (t *tracker) thin(now time.Duration) (again bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.awake.n <= crowd {
+		return false
+	}
+	t.awake.each(func(tr *tracked) {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		if tr.parker != nil && tr.parker.sweep(now, min(parkAfterCrowded, t.parkAfter)) {
+			again = true
+		}
+	})
+	return again
 }
 
 // drain lets exchanges finish for at most patience, then resets what is left.
@@ -139,8 +339,10 @@ func (t *tracker) drain(patience time.Duration) {
 		if s := tr.stream.Load(); s != nil {
 			s.Reset()
 		}
-		if r := tr.relay.Load(); r != nil {
-			r.wake()
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		if tr.parker != nil {
+			tr.parker.wake()
 		}
 	})
 }
@@ -155,9 +357,8 @@ func (t *tracker) isOver() bool {
 func (t *tracker) each(f func(*tracked)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for tr := range t.all {
-		f(tr)
-	}
+	t.awake.each(f)
+	t.parked.each(f)
 }
 
 func (p *Proxy) draining() bool { return p.conns.draining.Load() }

@@ -328,6 +328,28 @@ var scenes = []scene{
 			time.Sleep(50 * time.Millisecond)
 			send(c, "bye")
 		}},
+	{name: "pauses between requests",
+		client: func(c *net.TCPConn, log io.Writer) {
+			r := bufio.NewReader(c)
+			const request = "GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
+			for i := range 6 {
+				time.Sleep(time.Duration(i*7) * time.Millisecond)
+				send(c, fmt.Sprintf(request+request, i, -i))
+				readHead(r, log)
+				readHead(r, log)
+			}
+			send(c, fmt.Sprintf(request, 7))
+			readHead(r, log)
+			time.Sleep(20 * time.Millisecond)
+			c.CloseWrite()
+			readAll(c, log)
+		},
+		app: func(c *net.TCPConn, log io.Writer) {
+			r := bufio.NewReader(c)
+			for readHead(r, log) != "" {
+				send(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			}
+		}},
 	{name: "half-close", conns: 3,
 		client: func(c *net.TCPConn, log io.Writer) {
 			send(c, "*opaque\n"+mebibyte)
@@ -400,7 +422,7 @@ func TestTransparencyParked(t *testing.T) {
 			wantClient, wantApp := s.play(t, func(app net.Addr) (string, func()) { return app.String(), func() {} })
 			var parked int
 			client, app := s.play(t, func(app net.Addr) (string, func()) {
-				p := newTestPair(t, app, false, func(p *Proxy) { p.parkAfter = 0 })
+				p := newTestPair(t, app, false, func(p *Proxy) { p.conns.parkAfter = 0 })
 				stop := make(chan struct{})
 				var ticking sync.WaitGroup
 				for _, proxy := range []*Proxy{p.client, p.server} {

@@ -188,7 +188,8 @@ func (u *upstream) release(s *session) {
 	}
 }
 
-// sweep closes sessions that nobody has used for a while and returns their number.
+// sweep closes sessions that nobody has used for a while, has the others rest, and
+// returns the number of those that it closed.
 func (u *upstream) sweep(now time.Duration) int {
 	var old []*session
 	u.mu.Lock()
@@ -200,6 +201,11 @@ func (u *upstream) sweep(now time.Duration) int {
 		if n > 0 {
 			old = append(old, list[:n]...)
 			u.idle[kind] = append([]*session(nil), list[n:]...)
+		}
+		for _, s := range list[n:] {
+			if s.tcp != nil && now-s.since > u.proxy.conns.parkAfter {
+				u.proxy.rest(s.tcp)
+			}
 		}
 	}
 	u.mu.Unlock()

@@ -206,7 +206,7 @@ func TestConnCutOff(t *testing.T) {
 	if _, err := theirs.Write([]byte("half of it")); err != nil {
 		t.Fatal(err)
 	}
-	theirs.NetConn().(*tcp.Conn).TCPConn.Close()
+	theirs.NetConn().Close()
 	got, err := io.ReadAll(ours)
 	if string(got) != "half of it" || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("read %q, %v; want %v", got, err, io.ErrUnexpectedEOF)

@@ -50,7 +50,7 @@ func newPair(t testing.TB, serve func(*Stream)) *pair {
 	p := &pair{ended: make(chan error, 2), left: make(chan struct{})}
 	var once sync.Once
 	p.dial = New(a, Config{Left: func() { once.Do(func() { close(p.left) }) }})
-	p.accept = New(b, Config{Serve: serve})
+	p.accept = New(b, Config{Serve: toTheEnd(serve)})
 	var running sync.WaitGroup
 	for _, l := range []*Link{p.dial, p.accept} {
 		running.Go(func() { p.ended <- l.Run() })
@@ -61,6 +61,11 @@ func newPair(t testing.TB, serve func(*Stream)) *pair {
 		running.Wait()
 	})
 	return p
+}
+
+// toTheEnd serves a stream without a pause.
+func toTheEnd(serve func(*Stream)) Serve {
+	return func(s *Stream) Serve { serve(s); return nil }
 }
 
 // echo sends back what comes, up to its end.

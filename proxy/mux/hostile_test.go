@@ -67,7 +67,7 @@ func TestMalformed(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			release := make(chan struct{})
-			conf := Config{Serve: func(*Stream) { <-release }}
+			conf := Config{Serve: toTheEnd(func(*Stream) { <-release })}
 			if c.dials {
 				conf = Config{}
 			}
@@ -93,7 +93,7 @@ func TestMalformed(t *testing.T) {
 
 // TestTinyFrames sends as much as a stream takes, a byte at a time.
 func TestTinyFrames(t *testing.T) {
-	l := New(script{bytes.NewReader(bytes.Repeat(data(1, 1), window))}, Config{Serve: func(s *Stream) {
+	l := New(script{bytes.NewReader(bytes.Repeat(data(1, 1), window))}, Config{Serve: toTheEnd(func(s *Stream) {
 		for {
 			s.mu.Lock()
 			held, ended := 0, s.ended != nil
@@ -110,7 +110,7 @@ func TestTinyFrames(t *testing.T) {
 			}
 			runtime.Gosched()
 		}
-	}})
+	})})
 	if err := l.Run(); err != io.EOF {
 		t.Error(err)
 	}
@@ -122,11 +122,11 @@ func FuzzFrames(f *testing.F) {
 	f.Add(true, slices.Concat(frame(frameWindow, 1, 0, 0, 0, 5), frame(frameLeave, 0)))
 	f.Add(false, data(1, maxPayload))
 	f.Fuzz(func(t *testing.T, dials bool, said []byte) {
-		conf := Config{Serve: func(s *Stream) {
+		conf := Config{Serve: toTheEnd(func(s *Stream) {
 			_, _ = io.Copy(io.Discard, s)
 			_, _ = s.Write([]byte("x"))
 			_ = s.Close()
-		}}
+		})}
 		if dials {
 			conf.Serve = nil
 		}

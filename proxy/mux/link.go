@@ -48,11 +48,15 @@ const (
 	closePatience = 5 * time.Second
 )
 
+// Serve serves a stream that the peer has opened, in a goroutine of its own, and
+// closes it. Or it returns what goes on with it, in another goroutine, once there is
+// something to read, an end and a deadline included: until then the stream takes none.
+type Serve func(*Stream) (next Serve)
+
 // Config says which side of a link it is.
 type Config struct {
-	// Serve serves a stream that the peer has opened, in a goroutine of its own,
-	// and closes it. nil: this side dials.
-	Serve func(*Stream)
+	// Serve is called for each stream that the peer opens. nil: this side dials.
+	Serve Serve
 	// Left is called, by the reading goroutine, when no more streams can be
 	// opened; it may be called more than once. May be nil.
 	Left func()
@@ -80,7 +84,7 @@ type Link struct {
 	streams map[uint32]*Stream // that have an id and are not over
 	last    uint32             // the last stream that something was sent on
 	open    int                // streams that are not over
-	served  int                // goroutines of Serve
+	served  int                // streams that Serve has not done with
 	dead    error              // why the link has ended
 	leaving bool               // LEAVE was sent
 	left    bool               // LEAVE has come
@@ -233,12 +237,8 @@ func (l *Link) frame(h frameHeader, payload []byte) error {
 }
 
 func (l *Link) serve(s *Stream) {
-	l.serving.Go(func() {
-		l.config.Serve(s)
-		l.mu.Lock()
-		l.served--
-		l.mu.Unlock()
-	})
+	l.serving.Add(1)
+	go s.serve(l.config.Serve)
 }
 
 // acceptLocked takes the stream that the peer has opened, and returns nil if

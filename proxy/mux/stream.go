@@ -37,6 +37,7 @@ type Stream struct {
 	late     bool  // the read deadline has passed
 	deadline *time.Timer
 	hungUp   func(reset bool)
+	next     Serve // goes on once there is something to read; nil: somebody serves it
 	readable sync.Cond
 	writable sync.Cond
 }
@@ -51,6 +52,41 @@ func newStream(l *Link) *Stream {
 	s := &Stream{link: l, in: newIntake(), credit: window}
 	s.readable.L, s.writable.L = &s.mu, &s.mu
 	return s
+}
+
+// serve calls f, and what f returns when its time has come.
+func (s *Stream) serve(f Serve) {
+	for f != nil {
+		if f = f(s); f != nil && s.rest(f) {
+			return
+		}
+	}
+	l := s.link
+	l.mu.Lock()
+	l.served--
+	l.mu.Unlock()
+	l.serving.Done()
+}
+
+// rest leaves the stream without a goroutine until there is something to read. It
+// reports false if there is already.
+func (s *Stream) rest(next Serve) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.late || len(s.came) > 0 || s.ended != nil {
+		return false
+	}
+	s.next = next
+	return true
+}
+
+// wakeLocked tells whoever waits for something to read.
+func (s *Stream) wakeLocked() {
+	s.readable.Broadcast()
+	if next := s.next; next != nil {
+		s.next = nil
+		go s.serve(next)
+	}
 }
 
 // Link returns what the stream runs over.
@@ -115,7 +151,7 @@ func (s *Stream) receiveData(p []byte) error {
 		}
 		s.came = append(s.came, chunk{buf: tcp.NewBuffer(min(Room+len(p), tcp.Bulk)), r: Room, w: Room})
 	}
-	s.readable.Signal()
+	s.wakeLocked()
 	return nil
 }
 
@@ -145,7 +181,7 @@ func (s *Stream) end(ended, closed error) {
 	if s.closed == nil {
 		s.closed = closed
 	}
-	s.readable.Broadcast()
+	s.wakeLocked()
 	s.writable.Broadcast()
 	s.mu.Unlock()
 	if hungUp != nil {
@@ -351,7 +387,7 @@ func (s *Stream) close(err error, both bool) (sending, reading bool) {
 			s.deadline.Stop()
 		}
 	}
-	s.readable.Broadcast()
+	s.wakeLocked()
 	s.writable.Broadcast()
 	return sending, reading
 }
@@ -370,7 +406,7 @@ func (s *Stream) SetReadDeadline(t time.Time) error {
 	case t.IsZero():
 	case wait <= 0:
 		s.late = true
-		s.readable.Broadcast()
+		s.wakeLocked()
 	default:
 		var timer *time.Timer
 		timer = time.AfterFunc(wait, func() {
@@ -378,7 +414,7 @@ func (s *Stream) SetReadDeadline(t time.Time) error {
 			defer s.mu.Unlock()
 			if s.deadline == timer {
 				s.late = true
-				s.readable.Broadcast()
+				s.wakeLocked()
 			}
 		})
 		s.deadline = timer

@@ -172,7 +172,7 @@ func TestEndBehindData(t *testing.T) {
 func TestLeaveUnread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		peer := newStuck()
-		l := New(peer, Config{Serve: func(*Stream) {}})
+		l := New(peer, Config{Serve: toTheEnd(func(*Stream) {})})
 		ended := make(chan error)
 		go func() { ended <- l.Run() }()
 		l.mu.Lock()

@@ -97,7 +97,7 @@ func sent(t *testing.T, size int, roundTrip, rest time.Duration, growth *Growth)
 	done, closed := make(chan struct{}), make(chan struct{})
 	whole := growth.left.Load()
 	dial := New(path{in: back, out: there}, Config{})
-	accept := New(path{in: there, out: back}, Config{Growth: growth, Serve: func(s *Stream) {
+	accept := New(path{in: there, out: back}, Config{Growth: growth, Serve: toTheEnd(func(s *Stream) {
 		defer close(closed)
 		b := make([]byte, 16<<10)
 		for left := size; left > 0; {
@@ -119,7 +119,7 @@ func sent(t *testing.T, size int, roundTrip, rest time.Duration, growth *Growth)
 		used = whole - growth.left.Load()
 		close(done)
 		_ = s.Close()
-	}})
+	})})
 	var running sync.WaitGroup
 	running.Go(func() { _ = dial.Run() })
 	running.Go(func() { _ = accept.Run() })

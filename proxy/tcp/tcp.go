@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -18,17 +19,26 @@ import (
 )
 
 // Conn is a TCP connection. One goroutine reads and one writes at a time;
-// Reset may be called by anybody.
+// Reset and Close may be called by anybody. It may rest: see Rest.
 //
 // It makes its system calls without telling the scheduler (RawSyscall): the
 // socket does not block, so there is nothing to hand the processor over for,
 // and the hand-over costs more than the call.
 type Conn struct {
-	*net.TCPConn
-	Raw syscall.RawConn
+	awake atomic.Pointer[socket] // nil while it rests
 
 	ahead          *Buffer // bytes that were read ahead, returned first
-	aheadR, aheadW int
+	aheadR, aheadW int32
+
+	mu     sync.Mutex // guards what follows, and changes of awake
+	fd     int32      // while it rests
+	closed bool
+}
+
+// socket is a connection that Go's netpoller watches.
+type socket struct {
+	pollable
+	raw syscall.RawConn
 
 	// Arguments and results of the functions below, which are bound once so
 	// that no call allocates. Those of reading, of writing and of peeking.
@@ -44,33 +54,50 @@ type Conn struct {
 	out            []byte
 	writeErr       error
 	onPeek         func(fd uintptr)
-	quiet, ended   bool
+	next           upcoming
+}
 
-	resetOnce sync.Once
+// pollable is a *net.TCPConn, or after a rest an *os.File.
+type pollable interface {
+	SyscallConn() (syscall.RawConn, error)
+	SetDeadline(t time.Time) error
+	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
+	Close() error
 }
 
 // New wraps c, which it owns from then on.
 func New(c *net.TCPConn) (*Conn, error) {
+	s, err := newSocket(c)
+	if err != nil {
+		return nil, err
+	}
+	t := &Conn{}
+	t.awake.Store(s)
+	return t, nil
+}
+
+func newSocket(c pollable) (*socket, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	t := &Conn{TCPConn: c, Raw: raw}
-	t.onNext, t.onRead, t.onMore, t.onWrite, t.onOffer, t.onPeek = t.tryNext, t.tryRead, t.tryMore, t.tryWrite, t.tryOffer, t.tryPeek
-	return t, nil
+	s := &socket{pollable: c, raw: raw}
+	s.onNext, s.onRead, s.onMore, s.onWrite, s.onOffer, s.onPeek = s.tryNext, s.tryRead, s.tryMore, s.tryWrite, s.tryOffer, s.tryPeek
+	return s, nil
 }
 
 // Unread puts the bytes buf.B[r:w] in front of what is read next. The
 // connection owns buf from then on. Nothing may be unread already.
-func (t *Conn) Unread(buf *Buffer, r, w int) { t.ahead, t.aheadR, t.aheadW = buf, r, w }
+func (t *Conn) Unread(buf *Buffer, r, w int) { t.ahead, t.aheadR, t.aheadW = buf, int32(r), int32(w) }
 
 // Ahead returns how many bytes were put back by Unread and not read since.
-func (t *Conn) Ahead() int { return t.aheadW - t.aheadR }
+func (t *Conn) Ahead() int { return int(t.aheadW - t.aheadR) }
 
 // takeAhead copies bytes that were read ahead.
 func (t *Conn) takeAhead(p []byte) int {
 	n := copy(p, t.ahead.B[t.aheadR:t.aheadW])
-	t.aheadR += n
+	t.aheadR += int32(n)
 	if t.aheadR == t.aheadW {
 		t.DropAhead()
 	}
@@ -88,21 +115,25 @@ func (t *Conn) Read(p []byte) (int, error) {
 	if t.Ahead() > 0 || len(p) == 0 {
 		return t.takeAhead(p), nil
 	}
-	t.in, t.readErr = p, nil
-	err := t.Raw.Read(t.onRead)
-	t.in = nil
+	s, err := t.socket()
+	if err != nil {
+		return 0, err
+	}
+	s.in, s.readErr = p, nil
+	err = s.raw.Read(s.onRead)
+	s.in = nil
 	if err == nil {
-		err = t.readErr
+		err = s.readErr
 	}
 	if err != nil {
 		return 0, err
 	}
-	return t.n, nil
+	return s.n, nil
 }
 
-// tryRead reads into t.in; false parks the goroutine until there is something to read.
-func (t *Conn) tryRead(fd uintptr) (done bool) {
-	t.n, t.readErr, done = read(fd, t.in)
+// tryRead reads into s.in; false parks the goroutine until there is something to read.
+func (s *socket) tryRead(fd uintptr) (done bool) {
+	s.n, s.readErr, done = read(fd, s.in)
 	return done
 }
 
@@ -111,18 +142,22 @@ func (t *Conn) More(p []byte) (n int, err error) {
 	if t.Ahead() > 0 || len(p) == 0 {
 		return t.takeAhead(p), nil
 	}
-	t.in, t.n, t.readErr = p, 0, nil
-	err = t.Raw.Read(t.onMore)
-	t.in = nil
-	if err == nil {
-		err = t.readErr
+	s, err := t.socket()
+	if err != nil {
+		return 0, err
 	}
-	return t.n, err
+	s.in, s.n, s.readErr = p, 0, nil
+	err = s.raw.Read(s.onMore)
+	s.in = nil
+	if err == nil {
+		err = s.readErr
+	}
+	return s.n, err
 }
 
 // tryMore is tryRead that never parks.
-func (t *Conn) tryMore(fd uintptr) bool {
-	t.tryRead(fd)
+func (s *socket) tryMore(fd uintptr) bool {
+	s.tryRead(fd)
 	return true
 }
 
@@ -133,25 +168,29 @@ func (t *Conn) Next(room, size int) (*Buffer, int, error) {
 		buf := NewBuffer(size)
 		return buf, t.takeAhead(buf.upTo(room, size)), nil
 	}
-	t.room, t.size, t.readErr = room, size, nil
-	err := t.Raw.Read(t.onNext)
-	buf := t.got
-	t.got = nil
+	s, err := t.socket()
+	if err != nil {
+		return nil, 0, err
+	}
+	s.room, s.size, s.readErr = room, size, nil
+	err = s.raw.Read(s.onNext)
+	buf := s.got
+	s.got = nil
 	if err == nil {
-		err = t.readErr
+		err = s.readErr
 	}
 	if err != nil {
 		buf.Free()
 		return nil, 0, err
 	}
-	return buf, t.n, nil
+	return buf, s.n, nil
 }
 
 // tryNext reads into a fresh buffer, which it keeps only if there was something.
-func (t *Conn) tryNext(fd uintptr) (done bool) {
-	buf := NewBuffer(t.size)
-	if t.n, t.readErr, done = read(fd, buf.upTo(t.room, t.size)); done {
-		t.got = buf
+func (s *socket) tryNext(fd uintptr) (done bool) {
+	buf := NewBuffer(s.size)
+	if s.n, s.readErr, done = read(fd, buf.upTo(s.room, s.size)); done {
+		s.got = buf
 	} else {
 		buf.Free()
 	}
@@ -178,29 +217,33 @@ func read(fd uintptr, p []byte) (n int, err error, done bool) {
 
 // Write sends the whole of p.
 func (t *Conn) Write(p []byte) (int, error) {
-	t.out, t.writeErr = p, nil
-	err := t.Raw.Write(t.onWrite)
-	sent := len(p) - len(t.out)
-	t.out = nil
+	s, err := t.socket()
+	if err != nil {
+		return 0, err
+	}
+	s.out, s.writeErr = p, nil
+	err = s.raw.Write(s.onWrite)
+	sent := len(p) - len(s.out)
+	s.out = nil
 	if err == nil {
-		err = t.writeErr
+		err = s.writeErr
 	}
 	return sent, err
 }
 
-// tryWrite sends what it can of t.out; false parks the goroutine until there is room.
-func (t *Conn) tryWrite(fd uintptr) bool {
-	for len(t.out) > 0 {
-		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.out))), uintptr(len(t.out)))
+// tryWrite sends what it can of s.out; false parks the goroutine until there is room.
+func (s *socket) tryWrite(fd uintptr) bool {
+	for len(s.out) > 0 {
+		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(s.out))), uintptr(len(s.out)))
 		switch {
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:
 			return false
 		case errno != 0:
-			t.writeErr = &net.OpError{Op: "write", Net: "tcp", Err: errno}
+			s.writeErr = &net.OpError{Op: "write", Net: "tcp", Err: errno}
 			return true
 		default:
-			t.out = t.out[n:]
+			s.out = s.out[n:]
 		}
 	}
 	return true
@@ -209,63 +252,82 @@ func (t *Conn) tryWrite(fd uintptr) bool {
 // Offer sends as much of p as there is room for, without waiting, and reports
 // how much that was and whether it was all.
 func (t *Conn) Offer(p []byte) (n int, sent bool, err error) {
-	t.out, t.writeErr = p, nil
-	err = t.Raw.Write(t.onOffer)
-	n = len(p) - len(t.out)
-	t.out = nil
+	s, err := t.socket()
+	if err != nil {
+		return 0, false, err
+	}
+	s.out, s.writeErr = p, nil
+	err = s.raw.Write(s.onOffer)
+	n = len(p) - len(s.out)
+	s.out = nil
 	if err == nil {
-		err = t.writeErr
+		err = s.writeErr
 	}
 	return n, n == len(p), err
 }
 
 // tryOffer is tryWrite that never parks.
-func (t *Conn) tryOffer(fd uintptr) bool {
-	t.tryWrite(fd)
+func (s *socket) tryOffer(fd uintptr) bool {
+	s.tryWrite(fd)
 	return true
 }
+
+// upcoming is what would be read next.
+type upcoming int
+
+const (
+	nothing upcoming = iota // yet
+	something
+	end // in peace or by a reset
+)
 
 // Quiet reports whether the connection is open and has nothing to read: what a
 // pooled connection must be before a request is sent on it.
 func (t *Conn) Quiet() bool {
-	t.quiet = false
-	return t.Raw.Control(t.onPeek) == nil && t.quiet
+	next, err := t.peek()
+	return err == nil && next == nothing
 }
 
 // Ended reports whether an end of the connection is what comes next to be read.
 func (t *Conn) Ended() bool {
-	t.ended = true
-	_ = t.Raw.Control(t.onPeek) // fails if it has been closed here
-	return t.ended
+	next, err := t.peek() // fails if it has been closed here
+	return err != nil || next == end
 }
 
-func (t *Conn) tryPeek(fd uintptr) {
+func (t *Conn) peek() (upcoming, error) {
+	if s := t.awake.Load(); s != nil {
+		err := s.raw.Control(s.onPeek)
+		return s.next, err
+	}
+	var next upcoming
+	err := t.Control(func(fd uintptr) { next = peek(fd) })
+	return next, err
+}
+
+func (s *socket) tryPeek(fd uintptr) { s.next = peek(fd) }
+
+func peek(fd uintptr) upcoming {
 	var one [1]byte
 	for {
 		// unix.Recvfrom allocates an address that nobody asks for.
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&one[0])), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
-		if errno == unix.EINTR {
+		switch {
+		case errno == unix.EINTR:
 			continue
+		case errno == unix.EAGAIN:
+			return nothing
+		case n == 0 || errno != 0:
+			return end
 		}
-		t.quiet = errno == unix.EAGAIN
-		t.ended = !t.quiet && (n == 0 || errno != 0)
-		return
+		return something
 	}
 }
 
 // Queued returns the number of bytes in the kernel's receive queue (tcp(7), SIOCINQ).
 func (t *Conn) Queued() int {
 	n := 0
-	_ = t.Raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	_ = t.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
 	return n
-}
-
-// Reset closes the connection so that the peer sees ECONNRESET.
-func (t *Conn) Reset() {
-	t.resetOnce.Do(func() {
-		_ = t.SetLinger(0)
-		_ = t.TCPConn.Close()
-	})
 }
 
 // Times after which TCP gives a silent peer up: an idle one after a minute and
