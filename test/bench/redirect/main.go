@@ -53,7 +53,7 @@ func main() {
 		exit(err)
 	}
 	var c config
-	flag.IntVar(&c.rounds, "rounds", 21, "`rounds`, each measuring everything once")
+	flag.IntVar(&c.rounds, "rounds", 17, "`rounds`, each measuring everything once")
 	flag.IntVar(&c.connections, "connections", 1000, "so many short `connections`, and as many messages, in each measurement")
 	flag.StringVar(&c.bin, "bin", filepath.Dir(filepath.Dir(self)), "folder of the `binaries` tulle and tulle-proxy")
 	flag.StringVar(&c.save, "save", "", "`folder` to write redirect.json and redirect.md to")
