@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -362,6 +363,53 @@ func TestH2Sessions(t *testing.T) {
 	up.h2.mu.Unlock()
 	if n != 0 {
 		t.Errorf("%d connections are left", n)
+	}
+}
+
+// TestH2Age: a connection that is old takes no new streams, and those that it has
+// go on.
+func TestH2Age(t *testing.T) {
+	app, _ := newGRPCApp(t)
+	pair := newTestPair(t, app, false)
+	c := newGRPCClient(t, pair.addr)
+	open := func() grpc.ClientStream {
+		t.Helper()
+		s, err := c.NewStream(context.Background(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/echo/bidi")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	echo := func(s grpc.ClientStream) {
+		t.Helper()
+		got := &wrapperspb.StringValue{}
+		if err := errors.Join(s.SendMsg(wrapperspb.String("x")), s.RecvMsg(got)); err != nil || got.Value != "x" {
+			t.Fatal(got.Value, err)
+		}
+	}
+	old := open()
+	echo(old)
+	up := pair.dest.set.Endpoints()[0].Value
+	session := func() *h2Session {
+		up.h2.mu.Lock()
+		defer up.h2.mu.Unlock()
+		if len(up.h2.sessions) != 1 {
+			t.Fatalf("%d connections", len(up.h2.sessions))
+		}
+		return up.h2.sessions[0]
+	}
+	first := session()
+	up.sweep(pair.client.now() + h2SessionAge + time.Second)
+	echo(open())
+	if session() == first {
+		t.Error("a new stream went over the old connection")
+	}
+	echo(old)
+	if err := old.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.RecvMsg(&wrapperspb.StringValue{}); err != io.EOF {
+		t.Error(err)
 	}
 }
 
