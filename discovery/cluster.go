@@ -6,6 +6,7 @@ import (
 
 	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/mesh"
+	"github.com/tulle-mesh/tulle/mesh/cluster"
 )
 
 // Cluster is all that is known of a Kubernetes cluster at one moment. It and
@@ -58,7 +59,7 @@ type ClusterPod struct {
 	Protocols map[uint16]mesh.Protocol
 	// Direct are the ports at which others meet the application without its
 	// proxy: in plaintext.
-	Direct map[uint16]bool
+	Direct []cluster.Ports
 }
 
 // Place is where a caller is, as far as that is known.
@@ -157,7 +158,7 @@ func (x *clusterIndex) match(addr netip.AddrPort) (clusterTarget, bool) {
 func (t clusterTarget) destination(addr netip.AddrPort, from Place) *tullev1.Destination {
 	if p := t.pod; p != nil {
 		id := p.ID
-		if p.Direct[addr.Port()] {
+		if cluster.ContainPort(p.Direct, addr.Port()) {
 			id = mesh.ID{}
 		}
 		return &tullev1.Destination{

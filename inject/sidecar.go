@@ -28,8 +28,9 @@ type (
 		VolumeMounts             []volumeMount  `json:"volumeMounts,omitempty"`
 	}
 	env struct {
-		Name      string    `json:"name"`
-		ValueFrom valueFrom `json:"valueFrom"`
+		Name      string     `json:"name"`
+		Value     string     `json:"value,omitempty"`
+		ValueFrom *valueFrom `json:"valueFrom,omitempty"`
 	}
 	valueFrom struct {
 		FieldRef fieldRef `json:"fieldRef"`
@@ -120,9 +121,9 @@ func (c Config) proxy(s settings, workload string, probes []probe) container {
 		Name: cluster.ProxyContainer, Image: c.Image, ImagePullPolicy: c.PullPolicy,
 		Args: c.arguments(s, workload, probes),
 		Env: []env{
-			{"POD_NAME", valueFrom{fieldRef{"metadata.name"}}},
-			{"POD_NAMESPACE", valueFrom{fieldRef{"metadata.namespace"}}},
-			{"POD_ACCOUNT", valueFrom{fieldRef{"spec.serviceAccountName"}}},
+			{Name: "POD_NAME", ValueFrom: &valueFrom{fieldRef{"metadata.name"}}},
+			{Name: "POD_NAMESPACE", ValueFrom: &valueFrom{fieldRef{"metadata.namespace"}}},
+			{Name: "POD_ACCOUNT", ValueFrom: &valueFrom{fieldRef{"spec.serviceAccountName"}}},
 		},
 		Ports: []port{{"tulle-admin", mesh.AdminPort}},
 		// The pod's other containers start once this one has succeeded, in at most
@@ -134,6 +135,9 @@ func (c Config) proxy(s settings, workload string, probes []probe) container {
 		SecurityContext:          unprivileged(mesh.ProxyUID),
 		TerminationMessagePolicy: "FallbackToLogsOnError",
 		VolumeMounts:             []volumeMount{{cluster.IdentityVolume, cluster.IdentityDir, true}},
+	}
+	if len(s.skipInbound) > 0 {
+		p.Env = append(p.Env, env{Name: cluster.DirectPortsVariable, Value: portList(s.skipInbound)})
 	}
 	if c.Native {
 		p.RestartPolicy = "Always"

@@ -68,9 +68,19 @@ func withEntry(m map[string]string, key, value string) map[string]string {
 	return m
 }
 
+// skip makes of a pod one that the injector let go around its proxy.
+func skip(p *corev1.Pod, ports string) {
+	p.Annotations[cluster.SkipInboundPorts] = ports
+	for i, c := range p.Spec.InitContainers {
+		if c.Name == cluster.ProxyContainer {
+			p.Spec.InitContainers[i].Env = append(c.Env, corev1.EnvVar{Name: cluster.DirectPortsVariable, Value: ports})
+		}
+	}
+}
+
 func TestPath(t *testing.T) {
 	direct := owned(newPod("shop/direct-1", "10.0.0.5"), "direct")
-	direct.Annotations[cluster.SkipInboundPorts] = "9000"
+	skip(direct, "9000")
 	around := owned(newPod("shop/around-1", "10.0.0.6"), "around")
 	around.Annotations[cluster.SkipOutboundPorts] = "80,4000-4010"
 	onHost := owned(newPod("shop/agent-1", "192.0.2.1"), "agent")
@@ -156,8 +166,14 @@ func TestPath(t *testing.T) {
 // greeted by the mesh's TLS.
 func TestSkippedInboundPortsAreDialledInPlaintext(t *testing.T) {
 	db := newPod("shop/db-0", "10.0.0.1")
-	db.Annotations[cluster.SkipInboundPorts] = "5432,9000-9010"
-	_, state, _ := start(t, db, newService("shop/db", []string{"10.96.0.1"}, port("", 80), port("admin", 90)), func() *discoveryv1.EndpointSlice {
+	skip(db, "5432,9000-9010")
+	// Where the annotation came later, the pod is redirected at every port.
+	later := newPod("shop/later-0", "10.0.0.2")
+	later.Annotations[cluster.SkipInboundPorts] = "5432"
+	changed := newPod("shop/changed-0", "10.0.0.3")
+	skip(changed, "5432")
+	changed.Annotations[cluster.SkipInboundPorts] = "5432,7000"
+	_, state, _ := start(t, db, later, changed, newService("shop/db", []string{"10.96.0.1"}, port("", 80), port("admin", 90)), func() *discoveryv1.EndpointSlice {
 		s := newSlice("shop/db", "-a", 0, of("shop/db-0", "10.0.0.1"))
 		s.Ports = []discoveryv1.EndpointPort{{Name: ptr(""), Port: ptr[int32](5432)}, {Name: ptr("admin"), Port: ptr[int32](8080)}}
 		return s
@@ -168,6 +184,9 @@ func TestSkippedInboundPortsAreDialledInPlaintext(t *testing.T) {
 		"10.0.0.1:5432": "db.shop 10.0.0.1:5432",
 		"10.0.0.1:9005": "db-0.shop 10.0.0.1:9005", // of no service
 		"10.0.0.1:7000": "db-0.shop 10.0.0.1:7000 /ns/shop/sa/web",
+		"10.0.0.2:5432": "later-0.shop 10.0.0.2:5432 /ns/shop/sa/web",
+		"10.0.0.3:5432": "changed-0.shop 10.0.0.3:5432 /ns/shop/sa/web",
+		"10.0.0.3:7000": "changed-0.shop 10.0.0.3:7000 /ns/shop/sa/web",
 	} {
 		eventually(t, address+" is "+want, func() bool { return say(lookup(state, address)) == want })
 	}

@@ -64,7 +64,7 @@ func trimPod(object any) (any, error) {
 	if trimmed.meshed {
 		trimmed.version = p.Annotations[cluster.InjectedAnnotation]
 		trimmed.protocols = declaredProtocols(p.Annotations)
-		trimmed.direct = skipped(p.Annotations[cluster.SkipInboundPorts])
+		trimmed.direct = directPorts(p)
 		trimmed.around = skipped(p.Annotations[cluster.SkipOutboundPorts])
 	}
 	trimmed.optedOut = p.Labels[cluster.Inject] == cluster.Disabled || p.Annotations[cluster.Inject] == cluster.Disabled
@@ -122,6 +122,25 @@ func declaredProtocols(annotations map[string]string) map[uint16]mesh.Protocol {
 	return declared
 }
 
+// directPorts are the ports at which others reach the application without its
+// proxy: those of the annotation, if it still says what it said when the pod was
+// admitted and its redirect made. A wrong guess here would be plaintext into a
+// proxy; without one, mutual TLS meets an application that refuses it.
+func directPorts(p *corev1.Pod) []cluster.Ports {
+	value := p.Annotations[cluster.SkipInboundPorts]
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		if c.Name != cluster.ProxyContainer {
+			continue
+		}
+		for _, e := range c.Env {
+			if e.Name == cluster.DirectPortsVariable && e.Value == value {
+				return skipped(value)
+			}
+		}
+	}
+	return nil
+}
+
 // maxSkipped is how many ports the injector lets a pod skip in one direction.
 const maxSkipped = 1024
 
@@ -142,14 +161,10 @@ func skipped(value string) []cluster.Ports {
 	return ports
 }
 
-func contains(list []cluster.Ports, port uint16) bool {
-	return slices.ContainsFunc(list, func(p cluster.Ports) bool { return p.Contains(port) })
-}
-
 // idAt is who answers at one of the pod's ports: nobody of the mesh where its
 // proxy is gone around.
 func (p *pod) idAt(port uint16, trustDomain string) mesh.ID {
-	if p != nil && contains(p.direct, port) {
+	if p != nil && cluster.ContainPort(p.direct, port) {
 		return mesh.ID{}
 	}
 	return p.id(trustDomain)
@@ -169,16 +184,8 @@ func (p *pod) clusterPod(trustDomain string) *discovery.ClusterPod {
 	if !p.meshed || p.gone || len(p.addrs) == 0 {
 		return nil
 	}
-	c := &discovery.ClusterPod{
-		Name: p.Name, Namespace: p.Namespace, Addrs: p.addrs, ID: p.id(trustDomain), Owner: p.owner, Protocols: p.protocols,
+	return &discovery.ClusterPod{
+		Name: p.Name, Namespace: p.Namespace, Addrs: p.addrs, ID: p.id(trustDomain), Owner: p.owner,
+		Protocols: p.protocols, Direct: p.direct,
 	}
-	for _, ports := range p.direct {
-		if c.Direct == nil {
-			c.Direct = map[uint16]bool{}
-		}
-		for port := int(ports.First); port <= int(ports.Last); port++ {
-			c.Direct[uint16(port)] = true
-		}
-	}
-	return c
 }

@@ -52,6 +52,11 @@ const (
 const (
 	ProxyContainer = "tulle-proxy"
 	InitContainer  = "tulle-init" // only without the CNI plugin
+	// DirectPortsVariable is in the environment of the proxy's container: the
+	// ports at which others reach the application without it, as the pod was
+	// admitted. The annotation that says the same can be changed while the pod
+	// runs, when its redirect is set already; this cannot.
+	DirectPortsVariable = "TULLE_DIRECT_PORTS"
 	// MeshedLabel marks a pod with a proxy: MeshedLabel=true.
 	MeshedLabel = "tulle.dev/meshed"
 	// InjectedAnnotation is on a pod with a proxy, and names the version that

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,11 @@ func (p Ports) String() string {
 
 // Contains tells whether port is in the range.
 func (p Ports) Contains(port uint16) bool { return p.First <= port && port <= p.Last }
+
+// ContainPort tells whether port is in one of the ranges.
+func ContainPort(list []Ports, port uint16) bool {
+	return slices.ContainsFunc(list, func(p Ports) bool { return p.Contains(port) })
+}
 
 // ParsePorts reads the value of an annotation such as "3306, 4000-4010".
 func ParsePorts(value string) ([]Ports, error) {
