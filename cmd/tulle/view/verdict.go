@@ -235,8 +235,7 @@ func (w *why) judgeTraffic() verdict {
 	tap := fmt.Sprintf("tulle tap %s --client %s --status failed", p.Server.Name, p.Client.Name)
 	if failures > 0 {
 		level := unsure
-		_, answered := outcomes[mesh.AppFailure.String()]
-		if failures == requests && !answered {
+		if failures == requests && !w.answered(failures, outcomes) {
 			level = cannot // not one of them has reached the application
 		}
 		return verdict{level, fmt.Sprintf("%s of %s failed in the last %s (%s since the proxies' start)", things(int(failures), "request"), count(requests), w.Range, counted(outcomes)), tap}
@@ -245,6 +244,20 @@ func (w *why) judgeTraffic() verdict {
 		return verdict{unsure, fmt.Sprintf("%s went in plaintext in the last %s, though by now all should be mutual TLS", things(int(plain), "request"), w.Range), "tulle edges " + p.Client.Name}
 	}
 	return verdict{Level: fine}
+}
+
+// answered tells whether the application itself failed some of the window's
+// failures. The outcomes are counted since the proxies' start: an answer of last
+// week says nothing of today, unless the others alone are too few.
+func (w *why) answered(failures uint64, outcomes map[string]uint64) bool {
+	app := mesh.AppFailure.String()
+	others := uint64(0)
+	for outcome, n := range outcomes {
+		if outcome != app {
+			others += n
+		}
+	}
+	return others < failures || slices.ContainsFunc(w.Errors, func(e dashboard.Event) bool { return e.Outcome == app })
 }
 
 func (w *why) allMutual() bool {

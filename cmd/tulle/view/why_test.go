@@ -120,6 +120,8 @@ func TestJudge(t *testing.T) {
 			"warning: 2 requests of 9 failed in the last 5m (reset:3 since the proxies' start) -> tulle tap db.shop --client web.shop --status failed"},
 		{"no request reaches it", path(nil), []dashboard.Edge{edge(9, 9, "mtls", map[string]uint64{"connect-failed": 9})}, nil,
 			"failing: 9 requests of 9 failed in the last 5m (connect-failed:9 since the proxies' start) -> tulle tap db.shop --client web.shop --status failed"},
+		{"no request reaches it, as one did last week", path(nil), []dashboard.Edge{edge(9, 9, "mtls", map[string]uint64{"connect-failed": 9, "app-failure": 1})}, nil,
+			"failing: 9 requests of 9 failed in the last 5m (connect-failed:9 app-failure:1 since the proxies' start) -> tulle tap db.shop --client web.shop --status failed"},
 		{"all fail, but it answers", path(nil), []dashboard.Edge{edge(1, 1, "mtls", map[string]uint64{"app-failure": 1})}, nil,
 			"warning: 1 request of 1 failed in the last 5m (app-failure:1 since the proxies' start) -> tulle tap db.shop --client web.shop --status failed"},
 		{"plaintext a moment ago", path(nil), []dashboard.Edge{edge(1, 0, "plaintext", nil), edge(9, 0, "mtls", nil)}, nil,
