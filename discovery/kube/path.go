@@ -30,9 +30,11 @@ func (s *Source) Path(client, server, namespace string) (*mesh.Path, error) {
 		return nil, err
 	}
 	p := &mesh.Path{Client: s.client(from), Server: s.server(to), Ports: []mesh.PathPort{}}
-	places := make([]discovery.Place, 0, len(from.pods))
+	var places []discovery.Place // each once: a deployment has more pods than that
 	for _, pod := range from.pods {
-		places = append(places, s.placeOf(pod))
+		if place := s.placeOf(pod); !slices.Contains(places, place) {
+			places = append(places, place)
+		}
 	}
 	if to.service == nil {
 		p.Ports = append(p.Ports, s.direct(to))
