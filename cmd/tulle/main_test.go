@@ -40,6 +40,7 @@ func TestDispatch(t *testing.T) {
 		{"up --network4 10.0.0.0/33", 2, "", "must be a network"},
 		{"up --network4 10.0.0.1/16", 2, "", "write 10.0.0.0/16"},
 		{"up --network6 10.0.0.0/16", 2, "", "must be an IPv6 network"},
+		{"up --network6 fd84:7475:6c6c:7f54::/64", 2, "", "which is the redirect's; choose another"},
 		{"up --dashboard nowhere", 2, "", "must be ADDRESS:PORT"},
 		{"down --prge", 2, "", "did you mean --purge?"},
 		{"ps -o xml", 2, "", "must be table or json"},

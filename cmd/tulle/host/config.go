@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 
+	"github.com/tulle-mesh/tulle/cni/redirect"
 	"github.com/tulle-mesh/tulle/dashboard"
 	"github.com/tulle-mesh/tulle/mesh"
 )
@@ -48,6 +49,9 @@ func (c *Config) Validate() error {
 	}
 	if !c.Network6.Addr().Is6() || c.Network6.Bits() > 112 || c.Network6.Bits() < 16 {
 		errs = append(errs, fmt.Errorf("--network6 %s: must be an IPv6 network of /16 to /112, such as fd84:7475:6c6c:e000::/64", c.Network6))
+	}
+	if c.Network6.Contains(redirect.HopSource6) {
+		errs = append(errs, fmt.Errorf("--network6 %s: has the address %s in it, which is the redirect's; choose another network", c.Network6, redirect.HopSource6))
 	}
 	for _, p := range []netip.Prefix{c.Network4, c.Network6} {
 		if p.IsValid() && p != p.Masked() {

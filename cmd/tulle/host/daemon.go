@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -220,6 +221,13 @@ func (d *daemon) loadRedirect() error {
 	}
 	if err := d.journal.Record(journal.Change{Kind: journal.Redirect, Name: redirect.DefaultPins}); err != nil {
 		return err
+	}
+	// Programs that are exchanged serve workloads that live: what they need comes
+	// first, also if this daemon gets no further.
+	if slices.ContainsFunc(d.leftovers, (*record).alive) && d.Network6.IsValid() {
+		if err := network.AddMember(BridgeName, redirect.HopSource6); err != nil {
+			d.Log.Warn("running workloads cannot be called over IPv6 until the mesh is up", "reason", err)
+		}
 	}
 	return node.Load()
 }
