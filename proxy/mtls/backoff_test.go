@@ -35,9 +35,6 @@ func TestConnectTCP(t *testing.T) {
 		_ = conn.Close()
 		t.Error("connected beyond what there is room for")
 	}
-	if _, err := connectTCP(t.Context(), "nowhere.invalid:1"); err == nil {
-		t.Error("connected to a name that nobody has")
-	}
 	if _, err := connectTCP(t.Context(), "127.0.0.1"); err == nil {
 		t.Error("connected without a port")
 	}

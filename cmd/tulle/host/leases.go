@@ -293,10 +293,14 @@ func (l *leases) buryLocked(h *held) {
 // buryDeadLocked ends those whose end has not been noticed yet; asking is a process
 // that lives.
 func (l *leases) buryDeadLocked(asking int) {
+	var dead []*held // as of now: who says goodbye while these are swept up is none of them
 	for _, h := range l.replicas {
 		if !h.record.Exited && h.record.Pid != asking && !h.record.alive() {
-			l.buryLocked(h)
+			dead = append(dead, h)
 		}
+	}
+	for _, h := range dead {
+		l.buryLocked(h)
 	}
 }
 
