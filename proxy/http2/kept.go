@@ -121,6 +121,7 @@ func (c *Conn) resizedLocked() {
 			s.recvWindow += w.last - s.base
 			s.target += w.last - s.base
 			s.base, s.settings = w.last, w.acked
+			s.creditLocked(0) // what was too little to announce may be all that the peer waits for
 		}
 	}
 }

@@ -155,3 +155,82 @@ func TestWindowsShrink(t *testing.T) {
 		t.Errorf("a window is still %d bytes", window)
 	}
 }
+
+// partly gives room back on its first stream only.
+type partly struct{ echo }
+
+func (o *partly) Accept() *Stream {
+	s := &partlyStream{echoStream{owner: &o.echo}}
+	s.SetHandler(s)
+	return &s.Stream
+}
+
+type partlyStream struct{ echoStream }
+
+func (s *partlyStream) Data(p []byte, _ bool) {
+	if s.id == 1 && s.Credit(len(p)) {
+		s.Conn().Touch(s.Conn())
+	}
+}
+
+// A stream whose bytes were sent on, but too few to open its window for, can go on
+// when its window shrinks to less than that.
+func TestShrinkStalls(t *testing.T) {
+	o := &partly{echo{hold: true}}
+	near, far := socketPair(t)
+	o.conn = New(near, Config{Server: true, Owner: o})
+	done := make(chan struct{})
+	go func() { defer close(done); _ = o.conn.Run(nil) }()
+	t.Cleanup(func() { far.Close(); <-done })
+	p := newPeer(t, far)
+	p.hello()
+	_ = p.WriteSettingsAck()
+	p.headers(1, false, post...)
+	window := int64(initialWindow)
+	for range 3 {
+		_ = p.WriteData(1, false, make([]byte, 10_000))
+		window -= 10_000
+	}
+	shrunk := false
+	settle := func() {
+		t.Helper()
+		_ = p.WritePing(false, [8]byte{1})
+		if err := p.flush(); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			f, err := p.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch f := f.(type) {
+			case *http2.SettingsFrame:
+				if v, ok := f.Value(http2.SettingInitialWindowSize); ok {
+					window -= initialWindow - int64(v)
+					shrunk = true
+				}
+			case *http2.WindowUpdateFrame:
+				if f.StreamID == 1 {
+					window += int64(f.Increment)
+				}
+			case *http2.PingFrame:
+				return
+			}
+		}
+	}
+	for i := uint32(1); !shrunk && i <= 1000; i++ {
+		p.headers(2*i+1, false, post...)
+		for range 8 {
+			_ = p.WriteData(2*i+1, false, make([]byte, 1000))
+		}
+		settle()
+	}
+	if !shrunk || window > 0 {
+		t.Fatalf("the first stream's window is %d", window)
+	}
+	_ = p.WriteSettingsAck()
+	settle()
+	if window <= 0 {
+		t.Errorf("the first stream's window is %d, and nothing will open it", window)
+	}
+}

@@ -439,6 +439,7 @@ func (c *Conn) settings(h frameHeader, p []byte) error {
 		c.mu.Lock()
 		c.resizedLocked()
 		c.mu.Unlock()
+		c.Touch(c)
 		return nil
 	}
 	c.mu.Lock()
