@@ -35,13 +35,13 @@ type parker interface {
 
 // idleConn is a parked connection between two requests.
 type idleConn struct {
-	ctx    context.Context // of the proxy's life
-	proxy  *Proxy
-	owner  idler
-	track  *tracked
-	conn   *tcp.Conn
-	watch  watchID
-	asleep atomic.Bool
+	ctx   context.Context // of the proxy's life
+	proxy *Proxy
+	owner idler
+	track *tracked
+	conn  *tcp.Conn
+	watch watchID
+	state atomic.Int32 // running…, as of a relay
 }
 
 // idler is whose requests came over it.
@@ -74,8 +74,10 @@ func (c *httpConn) park(ctx context.Context, owner idler) bool {
 	p.parked.Add(1)
 	k.track.slept()
 	k.watch = p.hangups.note(k.ready)
-	k.asleep.Store(true)
-	if err := p.hangups.expect(k.conn, k.watch, parkedEvents); err != nil || k.track.isInterrupted() {
+	k.state.Store(falling)
+	err := p.hangups.expect(k.conn, k.watch, parkedEvents)
+	early := k.state.Swap(asleep) == called
+	if early || err != nil || k.track.isInterrupted() {
 		k.wake()
 	}
 	return true
@@ -90,7 +92,7 @@ func (k *idleConn) ready(uint32) {
 		k.wake()
 		return
 	}
-	if k.asleep.CompareAndSwap(true, false) {
+	if k.claim() {
 		k.awake()
 		k.owner.leave()
 		k.proxy.gone(k.track)
@@ -98,8 +100,14 @@ func (k *idleConn) ready(uint32) {
 	}
 }
 
+// claim reports whether the caller is the one to end the sleep. One that is just
+// falling asleep wakes up by itself.
+func (k *idleConn) claim() bool {
+	return !k.state.CompareAndSwap(falling, called) && k.state.CompareAndSwap(asleep, running)
+}
+
 func (k *idleConn) wake() {
-	if !k.asleep.CompareAndSwap(true, false) {
+	if !k.claim() {
 		return
 	}
 	go func() {

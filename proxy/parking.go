@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A relay of opaque bytes takes a goroutine for each direction, and most
@@ -59,7 +61,8 @@ func (r *relay) parkable(resume func()) {
 	r.track.parks(r)
 }
 
-// sweep asks a relay to park that has been still for long enough.
+// sweep asks a relay to park that has been still for long enough: longer, if its
+// naps have been short. It is called with track.mu held.
 func (r *relay) sweep(now, enough time.Duration) bool {
 	k := r.parking
 	if k.state.Load() != running {
@@ -73,7 +76,7 @@ func (r *relay) sweep(now, enough time.Duration) bool {
 	if !r.out.quiet() || !r.back.quiet() {
 		return false
 	}
-	if now-k.still < enough {
+	if now-k.still < min(enough<<r.track.naps, r.track.owner.parkAfter) {
 		return true
 	}
 	k.still = now
@@ -194,13 +197,22 @@ func (r *relay) park(out, back error) bool {
 	r.proxy.parked.Add(1)
 	r.track.slept()
 	k.state.Store(falling)
-	err1 := r.proxy.hangups.expect(near, r.near, parkedEvents)
-	err2 := r.proxy.hangups.expect(far, r.far, parkedEvents)
+	err1 := r.proxy.hangups.expect(near, r.near, r.out.awaited())
+	err2 := r.proxy.hangups.expect(far, r.far, r.back.awaited())
 	early := k.state.Swap(asleep) == called
 	if early || err1 != nil || err2 != nil || r.proxy.conns.isOver() {
 		r.wake()
 	}
 	return true
+}
+
+// awaited is what wakes a parked relay of the flow's source. Its end is one of
+// those, but only once: it can be read for ever.
+func (f *flow) awaited() uint32 {
+	if f.ended.Load() {
+		return unix.EPOLLONESHOT // and a reset, always
+	}
+	return parkedEvents
 }
 
 func notParked(err error) error {
@@ -221,6 +233,9 @@ func (r *relay) wake() {
 	go func() {
 		defer r.proxy.serving.Done()
 		r.track.woke()
+		r.track.mu.Lock()
+		k.still = 0
+		r.track.mu.Unlock()
 		r.proxy.hangups.forget(r.near)
 		r.proxy.hangups.forget(r.far)
 		r.near, r.far = 0, 0

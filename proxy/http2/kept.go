@@ -20,23 +20,41 @@ const (
 	plentyAll  = 16 << 20 // of all connections: then it is fewPlenty
 	fewPlenty  = 256 << 10
 	maxKept    = 24 << 20 // bytes kept for one peer; beyond, streams are reset
-	maxKeptAll = 40 << 20 // for all; beyond, those of a peer that more than fewKept are kept for
-	fewKept    = 1 << 20
+	maxKeptAll = 40 << 20 // for all; beyond, those of a peer that more than its share of half of it is kept for
 	minWindow  = plenty / DefaultStreams
 )
 
 // Kept counts what all connections of a process keep for peers that do not read.
-type Kept struct{ bytes atomic.Int64 }
+type Kept struct {
+	bytes atomic.Int64
+	peers atomic.Int64 // connections that something is kept for
+}
 
 // Bytes returns how much that is.
 func (k *Kept) Bytes() int64 { return k.bytes.Load() }
 
 func (k *Kept) scarce() bool { return k.bytes.Load() > plentyAll }
 
+// most is how much may be kept for one peer now.
+func (k *Kept) most() int64 {
+	if k.bytes.Load() <= maxKeptAll {
+		return maxKept
+	}
+	return max(maxKeptAll/2/max(k.peers.Load(), 1), maxFrame)
+}
+
 // keepLocked notes that n bytes more wait in s.pending, or fewer.
 func (s *Stream) keepLocked(n int64) {
-	s.conn.kept += n
-	s.conn.config.Kept.bytes.Add(n)
+	c := s.conn
+	before := c.kept
+	c.kept += n
+	c.config.Kept.bytes.Add(n)
+	switch {
+	case before == 0 && c.kept > 0:
+		c.config.Kept.peers.Add(1)
+	case before > 0 && c.kept == 0:
+		c.config.Kept.peers.Add(-1)
+	}
 	if s.from != nil {
 		s.from.fed.Add(n)
 	}
@@ -129,10 +147,7 @@ func (c *Conn) resizedLocked() {
 // shedLocked resets the streams that most is kept of where that is too much
 // together, and returns them.
 func (c *Conn) shedLocked() []*Stream {
-	most := int64(maxKept)
-	if c.config.Kept.Bytes() > maxKeptAll {
-		most = fewKept
-	}
+	most := c.config.Kept.most()
 	if c.kept <= most {
 		return nil
 	}

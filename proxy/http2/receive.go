@@ -105,7 +105,7 @@ func (c *Conn) data(h frameHeader, p []byte) error {
 		}
 		return &streamError{h.id, StreamClosed, "DATA behind the end of its stream"}
 	}
-	if s.recvWindow -= int64(h.length); s.recvWindow < 0 {
+	if s.recvWindow -= int64(h.length); s.recvWindow < 0 && h.length > 0 { // an empty one needs no window
 		c.mu.Unlock()
 		return &streamError{h.id, FlowControlError, "more DATA than the stream's window"}
 	}
@@ -336,7 +336,7 @@ func (c *Conn) addressee(id uint32) (*Stream, error) {
 		}
 		return nil, &ConnError{ProtocolError, "stream ids must grow"}
 	}
-	full, unread := len(c.streams) >= int(c.config.Streams), c.kept > maxHeld
+	full, unread := len(c.streams) >= int(c.config.Streams), c.kept > min(maxHeld, c.config.Kept.most())
 	drained := c.drained
 	if !drained {
 		c.lastPeer = id
