@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -123,6 +124,40 @@ var h2Talks = []struct {
 	}, func(t testing.TB, c *http.Client, url string) string {
 		req, _ := http.NewRequest("POST", url+"/", io.LimitReader(zeros{}, 4<<20))
 		return do(t, c, req)
+	}},
+	{"connect", func(w http.ResponseWriter, r *http.Request) {
+		flush := http.NewResponseController(w).Flush
+		fmt.Fprintf(w, "%s %s %s\n", r.Method, r.Host, r.URL)
+		for lines := bufio.NewReader(r.Body); ; {
+			_ = flush()
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(w, "got %s", line)
+		}
+	}, func(t testing.TB, c *http.Client, url string) string {
+		request, say := io.Pipe()
+		req, err := http.NewRequest("CONNECT", url, request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "server.mesh:443"
+		resp, err := c.Do(req)
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		heard := resp.Status
+		answer := bufio.NewReader(resp.Body)
+		for _, word := range []string{"one", "two"} { // each once the one before has come back
+			line, err := answer.ReadString('\n')
+			heard += fmt.Sprintf(" %q %v", line, err)
+			_, _ = io.WriteString(say, word+"\n")
+		}
+		say.Close()
+		rest, err := io.ReadAll(answer)
+		return heard + fmt.Sprintf(" %q %v", rest, err)
 	}},
 	{"many at once", func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) },
 		func(t testing.TB, c *http.Client, url string) string {
