@@ -124,7 +124,11 @@ func newTestPair(t testing.TB, app net.Addr, strict bool, tune ...func(*Proxy)) 
 	in := serveTest(t, pair.server, func(ctx context.Context, c *tcp.Conn, tr *tracked) bool {
 		i := &inbound{proxy: pair.server, conn: c, track: tr, app: appAddr}
 		i.client.Addr, _ = addrPort(c.RemoteAddr())
-		return i.serve(ctx)
+		if i.serve(ctx) {
+			return true
+		}
+		i.leave()
+		return false
 	})
 	pair.plain = in.String()
 	pair.dest = newTestDestination(pair.client, "server", balance.Spec[endpointKey]{

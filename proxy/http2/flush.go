@@ -3,6 +3,7 @@ package http2
 import (
 	"bytes"
 	"sync"
+	"time"
 )
 
 // Buffers of what is to be sent. Most connections need none most of the time.
@@ -67,11 +68,12 @@ func (c *Conn) flushLocked() {
 			c.writing = false
 			c.pooled.free(c.out)
 			c.out, c.pooled = nil, nil
-			closing := c.closing
+			closing := c.closing && !c.broken
+			c.broken = c.broken || closing
 			c.mu.Unlock()
 			report(gone)
 			if closing {
-				_ = c.t.Close()
+				c.close()
 			}
 			return
 		}
@@ -88,6 +90,16 @@ func (c *Conn) flushLocked() {
 		c.mu.Lock()
 		c.wroteLocked(err)
 	}
+}
+
+// close ends a connection that nothing more can happen on. Its peer may be sending
+// still (an ACK, a PING): a socket that is closed answers that with a reset, which
+// can take from the peer what it has not read yet. So this one is closed when the
+// peer has closed, too, or has had time to.
+func (c *Conn) close() {
+	_ = c.t.SetWriteDeadline(time.Now().Add(lingerTime))
+	_ = c.t.CloseWrite()
+	time.AfterFunc(lingerTime, func() { _ = c.t.Close() })
 }
 
 // finish waits for room, in a goroutine of its own.
