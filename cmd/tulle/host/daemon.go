@@ -74,7 +74,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	}
 	defer func() { _ = held.Close() }()
 	for _, step := range []func() error{
-		d.recover, d.openState, d.openAuthority, d.chooseBackend, d.compose, d.listenLocal, d.connect, d.listen,
+		d.recover, d.openState, d.chooseBackend, d.openAuthority, d.compose, d.listenLocal, d.connect, d.listen,
 	} {
 		if err := step(); err != nil {
 			return errors.Join(err, d.abandon())
