@@ -98,26 +98,15 @@ func TestWindowsShrink(t *testing.T) {
 	p.hello()
 	_ = p.WriteSettingsAck()
 	window := uint32(0)
-	settle := func() { // returns when the Conn has nothing more to say
+	settle := func() {
 		t.Helper()
-		_ = p.WritePing(false, [8]byte{1})
-		if err := p.flush(); err != nil {
-			t.Fatal(err)
-		}
-		for {
-			f, err := p.ReadFrame()
-			if err != nil {
-				t.Fatal(err)
-			}
-			switch f := f.(type) {
-			case *http2.SettingsFrame:
+		p.settle(func(f http2.Frame) {
+			if f, ok := f.(*http2.SettingsFrame); ok {
 				if v, ok := f.Value(http2.SettingInitialWindowSize); ok {
 					window = v
 				}
-			case *http2.PingFrame:
-				return
 			}
-		}
+		})
 	}
 	const streams = 100
 	for i := range uint32(streams) {
@@ -195,15 +184,7 @@ func TestShrinkStalls(t *testing.T) {
 	shrunk := false
 	settle := func() {
 		t.Helper()
-		_ = p.WritePing(false, [8]byte{1})
-		if err := p.flush(); err != nil {
-			t.Fatal(err)
-		}
-		for {
-			f, err := p.ReadFrame()
-			if err != nil {
-				t.Fatal(err)
-			}
+		p.settle(func(f http2.Frame) {
 			switch f := f.(type) {
 			case *http2.SettingsFrame:
 				if v, ok := f.Value(http2.SettingInitialWindowSize); ok {
@@ -214,10 +195,8 @@ func TestShrinkStalls(t *testing.T) {
 				if f.StreamID == 1 {
 					window += int64(f.Increment)
 				}
-			case *http2.PingFrame:
-				return
 			}
-		}
+		})
 	}
 	for i := uint32(1); !shrunk && i <= 1000; i++ {
 		p.headers(2*i+1, false, post...)

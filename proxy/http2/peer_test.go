@@ -160,6 +160,25 @@ func (p *peer) flush() error {
 	return err
 }
 
+// settle shows on what the Conn says until it has nothing more to say.
+func (p *peer) settle(on func(http2.Frame)) {
+	p.t.Helper()
+	_ = p.WritePing(false, [8]byte{1})
+	if err := p.flush(); err != nil {
+		p.t.Fatal(err)
+	}
+	for {
+		f, err := p.ReadFrame()
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if _, ok := f.(*http2.PingFrame); ok {
+			return
+		}
+		on(f)
+	}
+}
+
 // block encodes fields given as name, value, …
 func (p *peer) block(fields ...string) []byte {
 	p.hpk.Reset()
