@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -35,24 +36,35 @@ func (s *Snapshot) Path(client, server, domain string) (*mesh.Path, error) {
 }
 
 // SplitPort cuts the port off a server's name; 0 if it has none. What stands
-// before a name in a URL, and after it, is taken off, too.
+// before a name in a URL, and after it, is taken off, and so are the brackets of
+// an IPv6 address.
 func SplitPort(server string) (name string, port uint16, err error) {
 	if _, rest, ok := strings.Cut(server, "://"); ok {
-		server, _, _ = strings.Cut(rest, "/")
+		if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+			rest = rest[:i]
+		}
+		server = rest[strings.LastIndexByte(rest, '@')+1:]
 	}
 	if a, err := netip.ParseAddr(server); err == nil {
-		return a.String(), 0, nil
+		return a.Unmap().String(), 0, nil
 	}
-	if ap, err := netip.ParseAddrPort(server); err == nil {
-		return ap.Addr().Unmap().String(), ap.Port(), nil
+	name, number, numbered := server, "", false
+	if rest, ok := strings.CutPrefix(server, "["); ok {
+		host, after, closed := strings.Cut(rest, "]")
+		a, err := netip.ParseAddr(host)
+		if number, numbered = strings.CutPrefix(after, ":"); err != nil || !closed || after != "" && !numbered {
+			return "", 0, fmt.Errorf("%.80q: brackets go around an IPv6 address, as in [fd00::1]:8080", server)
+		}
+		name = a.Unmap().String()
+	} else {
+		name, number, numbered = strings.Cut(server, ":")
 	}
-	name, number, ok := strings.Cut(server, ":")
-	if !ok {
-		return server, 0, nil
+	if !numbered {
+		return name, 0, nil
 	}
 	n, err := strconv.ParseUint(number, 10, 16)
 	if err != nil || n == 0 {
-		return "", 0, fmt.Errorf("%.80q: the port must be 1 to 65535, as in %s:8080", server, name)
+		return "", 0, fmt.Errorf("%.80q: the port must be 1 to 65535, as in %.80s", server, net.JoinHostPort(name, "8080"))
 	}
 	return name, uint16(n), nil
 }

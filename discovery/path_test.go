@@ -2,6 +2,9 @@ package discovery
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -96,10 +99,58 @@ func TestSplitPort(t *testing.T) {
 	for in, want := range map[string]string{
 		"web": "web 0", "web:80": "web 80", "http://web.mesh:80/a?b": "web.mesh 80", "https://web": "web 0",
 		"10.0.0.1": "10.0.0.1 0", "10.0.0.1:80": "10.0.0.1 80", "[fd00::1]:80": "fd00::1 80", "fd00::1": "fd00::1 0",
+		"http://[fd00::1]/": "fd00::1 0", "http://[fd00::1]:80/a": "fd00::1 80", "http://[fd00::1]": "fd00::1 0", "http://[fd00::1]:80?a=b": "fd00::1 80",
+		"[fd00::1]": "fd00::1 0", "[::ffff:10.0.0.1]:80": "10.0.0.1 80", "::ffff:10.0.0.1": "10.0.0.1 0",
+		"grpc://me:secret@web.mesh:80#a": "web.mesh 80", "http://web?to=a@b:9": "web 0", "http://10.0.0.1:80/": "10.0.0.1 80",
 	} {
 		name, port, err := SplitPort(in)
 		if got := fmt.Sprint(name, " ", port); got != want || err != nil {
 			t.Errorf("%s: %s, %v; want %s", in, got, err, want)
 		}
 	}
+}
+
+func TestSplitPortRefuses(t *testing.T) {
+	for in, want := range map[string]string{
+		"web:":            "as in web:8080",
+		"web:0":           "1 to 65535",
+		"web:65536":       "1 to 65535",
+		"web:http":        "1 to 65535",
+		"[fd00::1]:0":     "as in [fd00::1]:8080",
+		"[fd00::1":        "brackets",
+		"[fd00::1]80":     "brackets",
+		"http://[web]:80": "brackets",
+		"[]:80":           "brackets",
+		"fd00::1:2:g":     "1 to 65535",
+	} {
+		if name, port, err := SplitPort(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %q, %d, %v; want %q", in, name, port, err, want)
+		}
+	}
+}
+
+// What was split is put together again as URLs have it, and means the same.
+func FuzzSplitPort(f *testing.F) {
+	for _, seed := range []string{"web", "web:80", "http://web.mesh:80/a?b", "[fd00::1]:80", "http://[fd00::1]/", "::1", "a@[::1]", "[fe80::1%eth0]:1", "://", "a://b@:1"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, server string) {
+		name, port, err := SplitPort(server)
+		if err != nil {
+			if name != "" || port != 0 {
+				t.Errorf("%q: %q, %d beside %v", server, name, port, err)
+			}
+			return
+		}
+		if addr, err := netip.ParseAddr(name); strings.Contains(name, ":") && (err != nil || addr.Is4In6()) {
+			t.Errorf("%q: %q is no address", server, name)
+		}
+		if strings.ContainsAny(name, "/@") || port == 0 {
+			return
+		}
+		again, portAgain, err := SplitPort("http://" + net.JoinHostPort(name, strconv.Itoa(int(port))) + "/")
+		if !strings.ContainsAny(name, "?#") && (again != name || portAgain != port || err != nil) {
+			t.Errorf("%q: %q, %d and then %q, %d, %v", server, name, port, again, portAgain, err)
+		}
+	})
 }

@@ -53,6 +53,7 @@ type found struct {
 	service         *corev1.Service // nil: the pods are meant themselves
 	pods            []*pod
 	port            uint16 // 0: none was named
+	alone           bool   // one pod was named, not what it belongs to
 }
 
 // kinds are what kubectl calls things, and what they are here.
@@ -63,6 +64,11 @@ var kinds = map[string]func(*Source, string, string) (found, bool){
 	"sts": (*Source).workload, "statefulset": (*Source).workload, "statefulsets": (*Source).workload,
 	"ds": (*Source).workload, "daemonset": (*Source).workload, "daemonsets": (*Source).workload,
 	"job": (*Source).workload, "jobs": (*Source).workload, "cj": (*Source).workload, "cronjob": (*Source).workload, "cronjobs": (*Source).workload,
+}
+
+// podKinds are the kinds of which a name may be a pod's in DNS.
+var podKinds = map[string][]func(*Source, string, string) (found, bool){
+	"": {(*Source).podNamed}, "po": {(*Source).podNamed}, "pod": {(*Source).podNamed}, "pods": {(*Source).podNamed},
 }
 
 // find looks for what a name means: among servers services come first, among
@@ -92,12 +98,15 @@ func (s *Source) find(ref, namespace string, server bool) (found, error) {
 		order = append(order, look)
 	case server:
 		slices.Reverse(order)
-		order[1], order[2] = order[2], order[1]
 	}
 	for _, c := range candidates(name, namespace) {
-		for _, look := range order {
+		looks := order
+		if c.pod {
+			looks = podKinds[kind]
+		}
+		for _, look := range looks {
 			if f, ok := look(s, c.namespace, c.name); ok {
-				if server && f.service == nil && kind != "pod" && kind != "po" && kind != "pods" {
+				if server && f.service == nil && !f.alone {
 					f.service = s.serviceOf(f.pods)
 				}
 				f.port = port
@@ -114,22 +123,27 @@ func (s *Source) find(ref, namespace string, server bool) (found, error) {
 	return found{}, fmt.Errorf("no pod of namespace %s belongs to %.80q; see: kubectl -n %s get deploy,sts,ds,pods (-n NAMESPACE names another one)", namespace, ref, namespace)
 }
 
-type candidate struct{ namespace, name string }
+type candidate struct {
+	namespace, name string
+	pod             bool // it can be nothing else
+}
 
 // candidates are what a name may mean: itself, NAME.NAMESPACE, and, of a pod,
-// POD.SERVICE.NAMESPACE and POD.SERVICE.
+// POD.SERVICE and POD.SERVICE.NAMESPACE.
 func candidates(name, namespace string) []candidate {
+	name, _ = cluster.CutDomain(name)
 	name = strings.TrimSuffix(name, ".")
-	if i := strings.Index(name+".", ".svc."); i > 0 {
-		name = name[:i]
+	list := []candidate{{namespace: namespace, name: name}}
+	if i := strings.LastIndexByte(name, '.'); i > 0 {
+		list = append(list, candidate{namespace: name[i+1:], name: name[:i]})
 	}
-	list := []candidate{{namespace, name}}
-	first, _, dotted := strings.Cut(name, ".")
-	if !dotted {
-		return list
+	switch labels := strings.Split(name, "."); len(labels) {
+	case 2:
+		list = append(list, candidate{namespace, labels[0], true})
+	case 3:
+		list = append(list, candidate{labels[2], labels[0], true})
 	}
-	last := strings.LastIndexByte(name, '.')
-	return append(list, candidate{name[last+1:], name[:last]}, candidate{name[last+1:], first}, candidate{namespace, first})
+	return list
 }
 
 func (s *Source) service(namespace, name string) (found, bool) {
@@ -156,7 +170,7 @@ func (s *Source) podNamed(namespace, name string) (found, bool) {
 	if p == nil {
 		return found{}, false
 	}
-	return found{namespace: namespace, name: p.owner, pods: []*pod{p}}, true
+	return found{namespace: namespace, name: p.owner, pods: []*pod{p}, alone: true}, true
 }
 
 func (s *Source) workload(namespace, name string) (found, bool) {

@@ -114,7 +114,11 @@ func TestPath(t *testing.T) {
 	for _, tt := range []struct{ client, server, want string }{
 		{"deploy/web", "svc/db", web + "headless db.shop [10.0.0.8]\n5432 \n  db-0 10.0.0.8:5432 ready shop/sa/web strict"},
 		{"web", "db.shop.svc.cluster.local:5432", web + "headless db.shop [10.0.0.8]\n5432 \n  db-0 10.0.0.8:5432 ready shop/sa/web strict"},
-		{"web.shop", "db-0.db", web + "headless db.shop [10.0.0.8]\n5432 \n  db-0 10.0.0.8:5432 ready shop/sa/web strict"},
+		// A pod is no more than itself, by whatever name.
+		{"web.shop", "db-0.db", web + "workload db-0.shop [10.0.0.8]\n0 \n  db-0 10.0.0.8 ready shop/sa/web strict"},
+		{"deploy/web", "db-0.db.shop.svc.cluster.local:5432", web + "workload db-0.shop [10.0.0.8]\n5432 \n  db-0 10.0.0.8:5432 ready shop/sa/web strict"},
+		{"deploy/web", "web-2", web + "workload web.shop [10.0.0.2]\n0 \n  web-2 10.0.0.2 ready shop/sa/web strict"},
+		{"deploy/web", "web-2.shop:8080", web + "workload web.shop [10.0.0.2]\n8080 \n  web-2 10.0.0.2:8080 ready shop/sa/web strict"},
 		{"deploy/web", "pod/db-0", web + "workload db-0.shop [10.0.0.8]\n0 \n  db-0 10.0.0.8 ready shop/sa/web strict"},
 		{"job.out", "deploy/web", "job.out\n  job-1 10.0.0.4 ready (its namespace out is not in the mesh) (tulle mesh out)\nservice web.shop [10.96.0.1]\n80 \n" +
 			"  web-1 10.0.0.1:8080 ready shop/sa/web strict\n  web-2 10.0.0.2:8080 ready shop/sa/web strict"},
@@ -154,6 +158,9 @@ func TestPath(t *testing.T) {
 		{"deploy/web", "svc/web", "nowhere", "kubectl get namespaces"},
 		{"configmap/web", "svc/web", "shop", "name a deploy/"},
 		{"deploy/web", "203.0.113.9:80", "shop", "pass untouched"},
+		{"deploy/web", "web.svc.example.com", "shop", "nothing is called"},
+		{"deploy/web", "web.shpo", "shop", "nothing is called"}, // not web of this namespace
+		{"deploy/web", "svc/db-0.db", "shop", "nothing is called"},
 		{"deploy/web", "svc/web:70000", "shop", "1 to 65535"},
 	} {
 		if p, err := source.Path(tt.client, tt.server, tt.namespace); err == nil || !strings.Contains(err.Error(), tt.want) {

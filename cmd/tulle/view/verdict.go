@@ -133,7 +133,7 @@ const fineRank = 0
 func external(p *mesh.Path) verdict {
 	v := verdict{Level: unsure, Text: fmt.Sprintf("%s is only another name for %s: connections go to whatever that resolves to, and the mesh sees them as such", p.Server.Name, p.Server.Target)}
 	v.Next = "kubectl -n " + p.Server.Namespace + " get service " + strings.TrimSuffix(p.Server.Name, "."+p.Server.Namespace)
-	if inside, _, ok := strings.Cut(strings.TrimSuffix(p.Server.Target, "."), ".svc"); ok {
+	if inside, ok := cluster.CutDomain(p.Server.Target); ok {
 		v.Next = "tulle why " + p.Client.Name + " " + inside
 	}
 	return v

@@ -89,6 +89,10 @@ func TestJudge(t *testing.T) {
 			p.Server.Kind, p.Server.Target, p.Ports = mesh.PathExternal, "pay.bank.svc.cluster.local", nil
 		}), nil, nil,
 			"warning: db.shop is only another name for pay.bank.svc.cluster.local: connections go to whatever that resolves to, and the mesh sees them as such -> tulle why web.shop pay.bank"},
+		{"an external name that only looks like a service's", path(func(p *mesh.Path) {
+			p.Server.Kind, p.Server.Target, p.Ports = mesh.PathExternal, "api.svc-eu.example.com", nil
+		}), nil, nil,
+			"warning: db.shop is only another name for api.svc-eu.example.com: connections go to whatever that resolves to, and the mesh sees them as such -> kubectl -n shop get service db"},
 		{"no client", path(func(p *mesh.Path) { p.Client.Members, p.Client.Hint = nil, "kubectl get pods" }), nil, nil, "failing: nobody is there to call: web.shop has no pods -> kubectl get pods"},
 		{"UDP only", path(func(p *mesh.Path) { p.Ports = nil }), nil, nil, "warning: db.shop has no TCP port: the mesh lets everything else pass untouched -> kubectl -n shop get endpointslices"},
 		{"no such port", path(func(p *mesh.Path) { p.Ports = []mesh.PathPort{{Port: 81, Missing: true, Others: []uint16{80, 90}}} }), nil, nil,
