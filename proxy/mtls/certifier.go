@@ -36,7 +36,8 @@ type Certifier struct {
 	Source  *Source
 	Log     *slog.Logger
 
-	connect func(ctx context.Context, addr string) (net.Conn, error) // nil: TCP
+	dialer  dialer
+	connect func(ctx context.Context, addr string) (net.Conn, error) // nil: the dialer's
 }
 
 const (
@@ -96,7 +97,7 @@ func (c *Certifier) dial(show func(*tls.CertificateRequestInfo) (*tls.Certificat
 		grpc.WithReadBufferSize(4 << 10), grpc.WithWriteBufferSize(4 << 10),
 		grpc.WithDisableServiceConfig(),
 	}
-	connect := connectTCP
+	connect := c.dialer.connect
 	if c.connect != nil {
 		connect = c.connect
 	}
