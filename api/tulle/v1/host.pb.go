@@ -725,7 +725,7 @@ type Workload struct {
 	Address4      string                 `protobuf:"bytes,4,opt,name=address4,proto3" json:"address4,omitempty"`
 	Address6      string                 `protobuf:"bytes,5,opt,name=address6,proto3" json:"address6,omitempty"`
 	Identity      string                 `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`
-	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"` // "starting", "ready", "running", "lost", "exited (3)"
+	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"` // "starting", "ready", "running", "returning", "lost", "ending", "exited (3)"
 	StartedUnix   int64                  `protobuf:"varint,8,opt,name=started_unix,json=startedUnix,proto3" json:"started_unix,omitempty"`
 	Pid           int32                  `protobuf:"varint,9,opt,name=pid,proto3" json:"pid,omitempty"`
 	Command       []string               `protobuf:"bytes,10,rep,name=command,proto3" json:"command,omitempty"`

@@ -256,7 +256,7 @@ func (d *daemon) compose() error {
 	tokens := identity.NewTokens(identity.TokenConfig{})
 	d.mtu = network.MTU()
 	d.leases = &leases{
-		run: d.RunDir, state: d.state, tokens: tokens, grant: d.grant, log: d.Log, replicas: map[string]*held{},
+		run: d.RunDir, state: d.state, tokens: tokens, grant: d.grant, sweep: (*record).sweep, log: d.Log, replicas: map[string]*held{},
 	}
 	if d.backend != mesh.RedirectEBPF {
 		d.leases.hostNetwork = fmt.Errorf("--network host takes the eBPF redirect, but this mesh redirects by %s (%s); see tulle check, then type: tulle down && tulle up --redirect ebpf", d.backend, d.reason)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +41,7 @@ type leases struct {
 	state  *discovery.State
 	tokens *identity.Tokens
 	grant  func(*discovery.Lease) *tullev1.Lease // what a replica has to know
+	sweep  func(*record) error                   // (*record).sweep: takes its time, so never under mu
 	log    *slog.Logger
 	// hostNetwork is why workloads cannot stay in the host's network; nil: they can.
 	hostNetwork error
@@ -55,9 +57,37 @@ type held struct {
 	lease  *discovery.Lease // nil: exited
 	status *tullev1.Status
 	lost   bool
-	stop   chan struct{} // closed: it was asked to end
-	asked  bool
-	gone   chan struct{} // closed: it has ended
+	// adopted is when it was taken over from an earlier daemon; zero: it was not.
+	adopted time.Time
+	burying bool          // its process is gone, and somebody sweeps up what is left
+	stop    chan struct{} // closed: it was asked to end
+	asked   bool
+	gone    chan struct{} // closed: it has ended
+}
+
+// returnTime is how long after a daemon's start a replica of the one before may
+// take to join again. It tries twice a second.
+const returnTime = 5 * time.Second
+
+// state is the word that ps shows.
+func (h *held) state() string {
+	switch r := &h.record; {
+	case r.Exited:
+		return fmt.Sprintf("exited (%d)", r.ExitCode)
+	case h.burying:
+		return "ending"
+	case h.lost && time.Since(h.adopted) < returnTime:
+		return "returning"
+	case h.lost:
+		return "lost"
+	case h.status.GetCommandPid() == 0:
+		return "starting"
+	case len(r.Ports) == 0:
+		return "running"
+	case h.status.GetReady():
+		return "ready"
+	}
+	return "starting"
 }
 
 // Join implements tullev1.HostServer.
@@ -148,12 +178,12 @@ func (l *leases) enter(reg *tullev1.Register) (*held, error) {
 	if !ok {
 		return nil, status.Errorf(codes.InvalidArgument, "no process %d here; tulle run has to share the daemon's process namespace", reg.GetPid())
 	}
+	l.buryDeadBefore(reg) // who is started again at once finds name and ports free
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closing {
 		return nil, status.Error(codes.FailedPrecondition, "the mesh is going down; bring it back with: tulle up")
 	}
-	l.buryDeadLocked(int(reg.GetPid())) // who is started again at once finds name and ports free
 	h := &held{status: &tullev1.Status{}, stop: make(chan struct{}), gone: make(chan struct{})}
 	h.record = record{
 		Service: reg.GetService(), Strict: reg.GetStrict(), Remove: reg.GetRemove(), OnHost: reg.GetHostNetwork(), Command: reg.GetCommand(),
@@ -259,12 +289,19 @@ func (l *leases) leave(h *held, lease *discovery.Lease) {
 		// A process that was killed closes its sockets a moment before it is gone.
 		waitGone(context.Background(), h.record.Pid, h.record.PidStart, dyingTime)
 	}
+	if l.leaveUnlessDead(h, lease) {
+		l.bury(h)
+	}
+}
+
+// leaveUnlessDead handles the end of a stream whose replica lives on, or has said
+// goodbye; it tells whether the replica is to be buried.
+func (l *leases) leaveUnlessDead(h *held, lease *discovery.Lease) (dead bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.replicas[h.record.Replica] != h || h.record.Exited {
-		return // it has joined again by now, or was buried
-	}
 	switch {
+	case l.replicas[h.record.Replica] != h || h.record.Exited || h.burying:
+		// It has joined again by now, or is buried.
 	case h.status.GetExited():
 		l.endLocked(h, int(h.status.GetExitCode()))
 	case h.record.alive():
@@ -272,36 +309,74 @@ func (l *leases) leave(h *held, lease *discovery.Lease) {
 		h.lost = true
 		lease.Lose()
 	default:
-		l.buryLocked(h)
+		return true
 	}
+	return false
 }
 
 // codeKilled is the exit code of a replica whose `tulle run` was killed.
 const codeKilled = 128 + int(unix.SIGKILL)
 
-// buryLocked ends a replica whose `tulle run` is gone without a goodbye.
-func (l *leases) buryLocked(h *held) {
+// bury ends a replica whose `tulle run` is gone without a goodbye. It returns once
+// that is done, by whomever: nobody else waits for it, and nobody is sent to it meanwhile.
+func (l *leases) bury(h *held) {
+	l.mu.Lock()
+	if h.record.Exited || h.burying {
+		l.mu.Unlock()
+		<-h.gone
+		return
+	}
+	h.burying = true
+	if h.lease != nil {
+		h.lease.Lose()
+	}
 	if !h.asked {
 		l.log.Warn("a tulle run ended without a word; removing what is left of its replica", "replica", h.record.Replica)
 	}
-	if err := h.record.sweep(); err != nil {
-		l.log.Error("cannot remove all that is left of a replica", "replica", h.record.Replica, "reason", err)
+	left := h.record
+	l.mu.Unlock()
+	if err := l.sweep(&left); err != nil {
+		l.log.Error("cannot remove all that is left of a replica", "replica", left.Replica, "reason", err)
 	}
-	l.endLocked(h, codeKilled)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	code := codeKilled
+	if h.status.GetExited() { // its goodbye was on the way
+		code = int(h.status.GetExitCode())
+	}
+	l.endLocked(h, code)
 }
 
-// buryDeadLocked ends those whose end has not been noticed yet; asking is a process
-// that lives.
-func (l *leases) buryDeadLocked(asking int) {
-	var dead []*held // as of now: who says goodbye while these are swept up is none of them
+// buryAll buries at the same time.
+func (l *leases) buryAll(dead []*held) {
+	var wg sync.WaitGroup
+	for _, h := range dead {
+		wg.Go(func() { l.bury(h) })
+	}
+	wg.Wait()
+}
+
+// buryDeadBefore ends those whose end has not been noticed yet and whose name or
+// ports somebody may want who asks to join, which is a process that lives.
+func (l *leases) buryDeadBefore(reg *tullev1.Register) {
+	l.buryAll(l.dead(func(h *held) bool {
+		r := &h.record
+		return r.Pid != int(reg.GetPid()) && (r.OnHost && reg.GetHostNetwork() ||
+			strings.HasPrefix(r.Replica, reg.GetService()) || strings.HasPrefix(reg.GetService(), r.Service))
+	}))
+}
+
+// dead returns those whose process is gone, as of now: who says goodbye while they
+// are swept up is none of them.
+func (l *leases) dead(which func(*held) bool) (dead []*held) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, h := range l.replicas {
-		if !h.record.Exited && h.record.Pid != asking && !h.record.alive() {
+		if !h.record.Exited && which(h) && !h.record.alive() {
 			dead = append(dead, h)
 		}
 	}
-	for _, h := range dead {
-		l.buryLocked(h)
-	}
+	return dead
 }
 
 // endLocked gives the replica's place up, and keeps the record for ps unless
@@ -311,7 +386,7 @@ func (l *leases) endLocked(h *held, code int) {
 		h.lease.Leave()
 		h.lease = nil
 	}
-	h.lost = false
+	h.lost, h.burying = false, false
 	h.record.Exited, h.record.ExitCode = true, code
 	var err error
 	if neverRan := h.status.GetCommandPid() == 0 && code == workload.CodeOwn; h.record.Remove || neverRan {
@@ -338,17 +413,20 @@ func (l *leases) forgetLocked(which func(*held) bool) {
 
 // adopt takes over the replicas that an earlier daemon left.
 func (l *leases) adopt(records []*record) {
+	l.adoptLiving(records)
+	l.buryAll(l.dead(func(*held) bool { return true }))
+}
+
+func (l *leases) adoptLiving(records []*record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, r := range records {
-		h := &held{record: *r, status: &tullev1.Status{}, stop: make(chan struct{}), gone: make(chan struct{})}
+		h := &held{record: *r, adopted: time.Now(), status: &tullev1.Status{}, stop: make(chan struct{}), gone: make(chan struct{})}
 		l.replicas[r.Replica] = h
 		switch {
 		case r.Exited:
 			close(h.gone)
-		case !r.alive():
-			l.buryLocked(h)
-		default:
+		case r.alive():
 			h.lost = true
 			p4, p6 := addressText(r.Addr4), addressText(r.Addr6)
 			if err := l.joinLocked(h, true, r.Replica, p4, p6); err != nil {
@@ -378,13 +456,7 @@ func (l *leases) watchLost(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		l.mu.Lock()
-		for _, h := range l.replicas {
-			if h.lost && !h.record.alive() {
-				l.buryLocked(h)
-			}
-		}
-		l.mu.Unlock()
+		l.buryAll(l.dead(func(h *held) bool { return h.lost }))
 	}
 }
 
@@ -409,7 +481,7 @@ func (l *leases) describe(h *held) *tullev1.Workload {
 	w := &tullev1.Workload{
 		Replica: h.record.Replica, Service: h.record.Service, Ports: widen(h.record.Ports),
 		Address4: text(h.record.Addr4), Address6: text(h.record.Addr6),
-		State: h.record.state(h.status, h.lost), StartedUnix: h.record.Started,
+		State: h.state(), StartedUnix: h.record.Started,
 		Pid: h.status.GetCommandPid(), Command: h.record.Command,
 		Identity: identityOf(h.record.Service).String(),
 	}

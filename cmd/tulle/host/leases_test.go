@@ -34,7 +34,7 @@ func newLeases(t *testing.T, run string) *leases {
 		t.Fatal(err)
 	}
 	return &leases{
-		run: run, state: state, tokens: identity.NewTokens(identity.TokenConfig{}), grant: d.grant,
+		run: run, state: state, tokens: identity.NewTokens(identity.TokenConfig{}), grant: d.grant, sweep: (*record).sweep,
 		log: slog.New(slog.DiscardHandler), replicas: map[string]*held{},
 	}
 }
@@ -280,8 +280,10 @@ func TestNextDaemonKeepsPlaces(t *testing.T) {
 	}
 	second := newLeases(t, run)
 	second.adopt(records)
+	second.replicas["api-1"].adopted = time.Now().Add(-returnTime) // it had its time
 	client = serve(t, second)
-	awaitState(t, client, "web-1", "lost")
+	awaitState(t, client, "web-1", "returning")
+	awaitState(t, client, "api-1", "lost")
 	awaitState(t, client, "old-1", "exited (1)")
 	addr4, _, ok := second.state.Load().Resolve("web")
 	if !ok || addr4.String() != j.lease.GetServiceAddress4() {
@@ -294,6 +296,84 @@ func TestNextDaemonKeepsPlaces(t *testing.T) {
 	if again.lease.GetAddress4() != j.lease.GetAddress4() || again.lease.GetServiceAddress4() != j.lease.GetServiceAddress4() {
 		t.Errorf("before %v, after %v", j.lease, again.lease)
 	}
+}
+
+// A replica whose process was killed is swept up without anybody else having to wait
+// for that: only who wants its name does.
+func TestBuryingHoldsUpNobodyElse(t *testing.T) {
+	l := newLeases(t, t.TempDir())
+	swept := make(chan string)
+	l.sweep = func(r *record) error {
+		swept <- r.Replica // begun
+		swept <- r.Replica // ended
+		return nil
+	}
+	client := serve(t, l)
+	join := func(reg *tullev1.Register) chan *joined {
+		done := make(chan *joined, 1)
+		go func() {
+			defer close(done)
+			if j, err := join(t, client, reg); err != nil {
+				t.Errorf("%s: %v", reg.GetService(), err)
+			} else {
+				done <- j
+			}
+		}()
+		return done
+	}
+	within := func(done chan *joined) string {
+		t.Helper()
+		select {
+		case j := <-done:
+			return j.lease.GetReplica()
+		case <-time.After(30 * time.Second):
+			t.Fatal("it has to wait")
+			return ""
+		}
+	}
+	other := exec.Command("sleep", "1000")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	killed := mustJoin(t, client, &tullev1.Register{Service: "web", Ports: []uint32{80}, Pid: int32(other.Process.Pid)})
+	killed.report(&tullev1.Status{CommandPid: 5, Ready: true})
+	awaitState(t, client, "web-1", "ready")
+	_, _ = other.Process.Kill(), other.Wait()
+	killed.hang()
+	<-swept
+	awaitState(t, client, "web-1", "ending")
+	if r, _ := l.state.Load().Replica("web-1"); r == nil || r.Serving() {
+		t.Errorf("callers are still sent to it: %+v", r)
+	}
+	if got := within(join(&tullev1.Register{Service: "api"})); got != "api-1" {
+		t.Errorf("joined as %s", got)
+	}
+	again := join(&tullev1.Register{Service: "web"})
+	<-swept
+	if got := within(again); got != "web-1" {
+		t.Errorf("the next one is %s", got)
+	}
+	awaitState(t, client, "web-1", "starting")
+}
+
+// A goodbye that is read only after its process has gone still counts.
+func TestBuriedWithItsExitCode(t *testing.T) {
+	l := newLeases(t, t.TempDir())
+	client := serve(t, l)
+	other := exec.Command("sleep", "1000")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	mustJoin(t, client, &tullev1.Register{Service: "web", Pid: int32(other.Process.Pid)})
+	_, _ = other.Process.Kill(), other.Wait()
+	l.sweep = func(*record) error {
+		l.mu.Lock() // free
+		defer l.mu.Unlock()
+		l.replicas["web-1"].status = &tullev1.Status{CommandPid: 5, Exited: true, ExitCode: 3}
+		return nil
+	}
+	l.buryAll(l.dead(func(*held) bool { return true }))
+	awaitState(t, client, "web-1", "exited (3)")
 }
 
 func TestWatchLostEndsWithItsContext(t *testing.T) {

@@ -36,7 +36,7 @@ func (l *leases) ended(name string) string {
 	defer l.mu.Unlock()
 	for _, h := range l.replicas {
 		if r := h.record; r.Exited && (r.Service == name || r.Replica == name) {
-			return r.state(h.status, h.lost)
+			return h.state()
 		}
 	}
 	return ""

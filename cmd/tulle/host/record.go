@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	tullev1 "github.com/tulle-mesh/tulle/api/tulle/v1"
 	"github.com/tulle-mesh/tulle/cmd/tulle/journal"
 	"github.com/tulle-mesh/tulle/cmd/tulle/network"
 	"github.com/tulle-mesh/tulle/cmd/tulle/workload"
@@ -45,23 +44,6 @@ func (r *record) sweep() error {
 		return workload.SweepHost(r.Replica, r.Pid, r.PidStart, BridgeName, r.Addr4, r.Addr6)
 	}
 	return workload.Sweep(r.Replica, r.Pid, r.PidStart, network.LinkName(r.Addr4))
-}
-
-// state is the word that ps shows.
-func (r *record) state(s *tullev1.Status, lost bool) string {
-	switch {
-	case r.Exited:
-		return fmt.Sprintf("exited (%d)", r.ExitCode)
-	case lost:
-		return "lost"
-	case s.GetCommandPid() == 0:
-		return "starting"
-	case len(r.Ports) == 0:
-		return "running"
-	case s.GetReady():
-		return "ready"
-	}
-	return "starting"
 }
 
 func (r *record) path(run string) string {
