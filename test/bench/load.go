@@ -116,7 +116,7 @@ type percentile struct {
 }
 
 func percentiles(r *ends.Report) []percentile {
-	return []percentile{{"p50", r.P50}, {"p99", r.P99}, {"p99.9", r.P999}}
+	return []percentile{{"p50", r.P50}, {"p99", r.P99}, {"p99.9", r.P999}, {"p99 of 0.1 s", r.TenthP99}}
 }
 
 // addOverDirect notes what each peer has added to the latencies of no proxy at

@@ -42,6 +42,9 @@ type Report struct {
 	Seconds float64 `json:"seconds"`
 	// How long half, 99 % and 99.9 % of the answers took at most; 0: not measured.
 	P50, P99, P999 time.Duration
+	// The median of every tenth of a second's p99: what requests wait for while
+	// nothing holds the whole machine up. Only paced clients tell; else 0.
+	TenthP99 time.Duration
 
 	latencies []time.Duration
 }
@@ -62,6 +65,20 @@ func (r *Report) rank() {
 	slices.Sort(r.latencies)
 	at := func(perMille int) time.Duration { return r.latencies[max((n*perMille+999)/1000, 1)-1] }
 	r.P50, r.P99, r.P999 = at(500), at(990), at(999)
+}
+
+// rankTenths fills in TenthP99. The latencies must be in the order in which the
+// requests were meant to be sent, so many of them in a tenth of a second.
+func (r *Report) rankTenths(each int) {
+	var tenths []time.Duration
+	for some := range slices.Chunk(slices.Clone(r.latencies), max(each, 1)) {
+		tenth := Report{latencies: some}
+		tenth.rank()
+		tenths = append(tenths, tenth.P99)
+	}
+	all := Report{latencies: tenths}
+	all.rank()
+	r.TenthP99 = all.P50
 }
 
 func (r *Report) print() error {

@@ -56,6 +56,27 @@ func TestRank(t *testing.T) {
 	}
 }
 
+// TestTenthsForgetAStall: what held up everything for a tenth of a second counts
+// in the p99 of the whole, and not in that of a usual tenth.
+func TestTenthsForgetAStall(t *testing.T) {
+	r := &Report{}
+	for i := range 1000 {
+		late := time.Duration(i%100 + 1)
+		if i/100 == 3 {
+			late += time.Second
+		}
+		r.latencies = append(r.latencies, late)
+	}
+	r.rankTenths(100)
+	if r.rank(); r.TenthP99 != 99 || r.P99 < time.Second {
+		t.Errorf("of a tenth %v, of the whole %v", r.TenthP99, r.P99)
+	}
+	few := &Report{latencies: []time.Duration{7}}
+	if few.rankTenths(0); few.TenthP99 != 7 {
+		t.Errorf("of one request: %v", few.TenthP99)
+	}
+}
+
 // TestStallIsCharged answers nothing for a while: every request that was meant
 // to be sent meanwhile has waited since then.
 func TestStallIsCharged(t *testing.T) {

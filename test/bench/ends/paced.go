@@ -30,6 +30,7 @@ func runPaced(args []string) error {
 	if err := p.run(); err != nil {
 		return err
 	}
+	p.rankTenths(*rate / 10)
 	return p.print()
 }
 
@@ -71,7 +72,7 @@ type pacedConn struct {
 }
 
 func newPacer(addr string, connections int, t timetable) (*pacer, error) {
-	p := &pacer{timetable: t, conns: map[int]*pacedConn{}, request: []byte("GET / HTTP/1.1\r\nHost: " + addr + "\r\n\r\n")}
+	p := &pacer{timetable: t, Report: Report{latencies: make([]time.Duration, t.count)}, conns: map[int]*pacedConn{}, request: []byte("GET / HTTP/1.1\r\nHost: " + addr + "\r\n\r\n")}
 	server, err := sockaddr(addr)
 	if err != nil {
 		return nil, err
@@ -160,7 +161,7 @@ func (p *pacer) read(c *pacedConn) error {
 	if err != nil || !complete {
 		return err
 	}
-	p.latencies = append(p.latencies, p.lateness(c.index, time.Since(p.began)))
+	p.latencies[c.index] = p.lateness(c.index, time.Since(p.began))
 	p.Count++
 	p.Bytes += int64(n)
 	p.idle = append(p.idle, c)
