@@ -32,6 +32,11 @@ type HandlerConfig struct {
 	// for people.
 	Path func(client, server, namespace string) (*mesh.Path, error)
 
+	// Told tells of how many destinations this control plane has told each of the
+	// proxies that are connected to it, all that is so now, by "IDENTITY@ADDRESS";
+	// nil: nobody knows.
+	Told func() map[string]int
+
 	// Roots are the certificates that the mesh trusts; nil: not shown.
 	Roots func() []*x509.Certificate
 
@@ -98,7 +103,7 @@ func Handler(config HandlerConfig) (*Site, error) {
 	}
 	for name, serve := range map[string]http.HandlerFunc{
 		"overview": h.serveOverview, "identities": h.serveIdentities, "series": h.serveSeries, "heatmap": h.serveHeatmap,
-		"routes": h.serveRoutes, "path": h.servePath, "about": h.serveAbout, "targets": h.serveTargets, "stream": h.serveStream, "tap": h.serveTap,
+		"routes": h.serveRoutes, "path": h.servePath, "told": h.serveTold, "about": h.serveAbout, "targets": h.serveTargets, "stream": h.serveStream, "tap": h.serveTap,
 		"openapi.yaml": serveOpenAPI,
 	} {
 		mux.HandleFunc("GET /api/v1/"+name, serve)
@@ -355,6 +360,23 @@ func (h *Site) servePath(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, path)
+}
+
+// Told is what one replica of the control plane has told the proxies.
+type Told struct {
+	Destinations map[string]int `json:"destinations"` // by "IDENTITY@ADDRESS"
+}
+
+func (h *Site) serveTold(w http.ResponseWriter, r *http.Request) {
+	if _, err := ask(r); err != nil {
+		badRequest(w, err)
+		return
+	}
+	if h.config.Told == nil {
+		writeError(w, http.StatusNotFound, "this control plane does not tell whom it has told what")
+		return
+	}
+	writeJSON(w, http.StatusOK, Told{h.config.Told()})
 }
 
 func (h *Site) roots() []*x509.Certificate {

@@ -142,6 +142,22 @@ func TestErrorsAreClear(t *testing.T) {
 	}
 }
 
+func TestToldView(t *testing.T) {
+	c := newTestCollector(t, nil)
+	if w := get(newTestHandler(t, c, nil), "/api/v1/told"); w.Code != 404 {
+		t.Errorf("where nobody knows: %d %s", w.Code, w.Body)
+	}
+	h := newTestHandler(t, c, func(conf *HandlerConfig) {
+		conf.Told = func() map[string]int { return map[string]int{"spiffe://x/ns/a/sa/b@10.0.0.1": 2} }
+	})
+	if w := get(h, "/api/v1/told"); w.Code != 200 || w.Body.String() != `{"destinations":{"spiffe://x/ns/a/sa/b@10.0.0.1":2}}`+"\n" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := get(h, "/api/v1/told?range=1h"); w.Code != 400 {
+		t.Errorf("a parameter that is not there: %d", w.Code)
+	}
+}
+
 const hostile = `</script><img src=x onerror=alert(1)>"';--` + "\x1b[31m\u2028"
 
 func TestHostileNamesStayData(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -45,6 +46,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	watched map[string]int // streams and addresses, by caller
+	told    map[string]int // addresses of which a caller knows what is so now
 }
 
 // NewServer returns a Server.
@@ -64,7 +66,7 @@ func NewServer(config ServerConfig) *Server {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	return &Server{config: config, watched: make(map[string]int)}
+	return &Server{config: config, watched: make(map[string]int), told: make(map[string]int)}
 }
 
 // Watch sends what is behind each address that the caller has added: whole, at
@@ -107,7 +109,10 @@ func (s *Server) follow(ctx context.Context, caller string, requests <-chan *tul
 	if !s.enter(caller) {
 		return s.tooMany()
 	}
-	defer func() { s.leave(caller, 1+len(w.addresses)) }()
+	defer func() {
+		w.tell(0)
+		s.leave(caller, 1+len(w.addresses))
+	}()
 	for {
 		snapshot, changed := s.config.State.Watch()
 		// A proxy may be faster than the news of where its pod is.
@@ -133,6 +138,7 @@ type watch struct {
 	caller    string
 	place     Place
 	addresses map[string]*watched // by the spelling in which they were added
+	told      int                 // of them, as the server counts
 }
 
 // watched is one address of a watch and what its watcher knows.
@@ -184,11 +190,36 @@ func (w *watch) send(snapshot *Snapshot, send func(*tullev1.Destination) error) 
 			continue
 		}
 		d.Address, d.Revision = name, w.server.revision.Add(1)
+		w.tell(0) // who does not read holds up the rest
 		if err := send(d); err != nil {
 			return err
 		}
 	}
+	w.tell(len(w.addresses))
 	return nil
+}
+
+// tell notes how many addresses the watcher knows all about.
+func (w *watch) tell(n int) {
+	if n == w.told {
+		return
+	}
+	s := w.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.told[w.caller] += n - w.told; s.told[w.caller] == 0 {
+		delete(s.told, w.caller)
+	}
+	w.told = n
+}
+
+// Told returns how many addresses each caller has been told of as they are now,
+// by the names that ServerConfig.Caller gives. Of a caller that does not read
+// what it is sent, none counts.
+func (s *Server) Told() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.told)
 }
 
 func (s *Server) tooMany() error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -114,9 +115,47 @@ func TestFollow(t *testing.T) {
 		w.requests <- &tullev1.WatchRequest{Drop: []string{testForeign}, Add: []string{testForeign, testVIP}}
 		w.check(t, "dropped and added", testVIP+": web.default | "+two+" unready", testForeign+": db.default | 192.0.2.1:80  ")
 		cancel()
-		if err := <-ended; !errors.Is(err, context.Canceled) || len(server.watched) != 0 {
-			t.Errorf("ended with %v; counted %v", err, server.watched)
+		if err := <-ended; !errors.Is(err, context.Canceled) || len(server.watched)+len(server.Told()) != 0 {
+			t.Errorf("ended with %v; counted %v, told %v", err, server.watched, server.Told())
 		}
+	})
+}
+
+// Who has been told what is so is known of each caller, over all of its
+// streams; one that does not read has not.
+func TestTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newState(t)
+		lease := join(t, s, JoinRequest{Service: "web"})
+		server := NewServer(ServerConfig{State: s})
+		told := func(what string, want map[string]int) {
+			t.Helper()
+			synctest.Wait()
+			if got := server.Told(); !maps.Equal(got, want) {
+				t.Errorf("%s: told %v, want %v", what, got, want)
+			}
+		}
+		reads := make(chan struct{})
+		close(reads)
+		gate := reads
+		ctx, cancel := context.WithCancel(t.Context())
+		one, two := newWatcher(), newWatcher()
+		go server.follow(ctx, "client", one.requests, one.send)
+		go server.follow(ctx, "client", two.requests, func(*tullev1.Destination) error { <-gate; return nil })
+		told("nothing was asked for", map[string]int{})
+		one.requests <- add(testVIP, testForeign)
+		two.requests <- add(testReplica)
+		told("both", map[string]int{"client": 3})
+		one.requests <- drop(testForeign)
+		told("one less", map[string]int{"client": 2})
+		hangs := make(chan struct{})
+		gate = hangs
+		lease.SetReady(true)
+		told("one does not read", map[string]int{"client": 1})
+		close(hangs)
+		told("it has read", map[string]int{"client": 2})
+		cancel()
+		told("gone", map[string]int{})
 	})
 }
 

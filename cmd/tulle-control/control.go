@@ -73,6 +73,7 @@ type control struct {
 	authority  *identity.Authority
 	keeper     *identitykube.Keeper
 	source     *discoverykube.Source  // nil: switched off
+	discovery  *discovery.Server      // nil: switched off
 	namespaces *injectkube.Namespaces // nil: switched off
 
 	proxies   *grpc.Server
@@ -143,10 +144,11 @@ func (p *control) compose() error {
 		p.registerIdentity()
 	}
 	if p.Discovery {
-		tullev1.RegisterDiscoveryServer(p.proxies, discovery.NewServer(discovery.ServerConfig{
+		p.discovery = discovery.NewServer(discovery.ServerConfig{
 			State: state, Caller: identity.CallerName, PeerID: identity.PeerID, Log: p.Log,
 			Place: func(ctx context.Context) discovery.Place { return p.source.Place(identity.CallerAddr(ctx)) },
-		}))
+		})
+		tullev1.RegisterDiscoveryServer(p.proxies, p.discovery)
 	}
 	if p.Injector {
 		if err := p.composeInjector(); err != nil {
@@ -208,13 +210,17 @@ func (p *control) composeDashboard() error {
 	}
 	p.relay = &relay{local: collector, first: p.gatherer, dial: dialReplica(p.authority)}
 	tullev1.RegisterTelemetryServer(p.proxies, p.relay)
-	page, err := dashboard.Handler(dashboard.HandlerConfig{
+	conf := dashboard.HandlerConfig{
 		Collector: collector,
 		Inventory: func(context.Context) (*tullev1.ListResponse, error) { return p.source.Inventory(), nil },
 		Path:      p.source.Path,
 		Roots:     func() []*x509.Certificate { return p.authority.Roots().Certificates },
 		Version:   version, TrustDomain: p.TrustDomain,
-	})
+	}
+	if p.discovery != nil {
+		conf.Told = p.discovery.Told
+	}
+	page, err := dashboard.Handler(conf)
 	if err != nil {
 		return err
 	}

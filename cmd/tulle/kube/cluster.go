@@ -132,15 +132,14 @@ func (c *cluster) version() (*version.Version, error) {
 // explain puts an error of a call to the cluster in the user's terms.
 func (c *cluster) explain(err error) error {
 	var network *net.OpError
-	var status apierrors.APIStatus
 	switch {
 	case err == nil || errors.Is(err, context.Canceled):
 		return err
 	case apierrors.IsUnauthorized(err):
 		return command.WithHint(fmt.Errorf("cluster %s does not know you", c.name), "renew your credentials, then try: kubectl auth whoami")
-	case apierrors.IsForbidden(err) && errors.As(err, &status):
+	case apierrors.IsForbidden(err):
 		// The API server's text names user, verb, resource and group.
-		return command.WithHint(fmt.Errorf("you have too few rights in cluster %s: %s", c.name, status.Status().Message), "ask for them, or use a context that has them")
+		return command.WithHint(fmt.Errorf("you have too few rights in cluster %s: %w", c.name, err), "ask for them, or use a context that has them")
 	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded):
 		return command.WithHint(fmt.Errorf("cluster %s at %s does not answer: %w", c.name, c.config.Host, err), "is it the right one? see: kubectl config current-context")
 	}

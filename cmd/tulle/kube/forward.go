@@ -98,27 +98,41 @@ type tunnel struct {
 }
 
 // tunnel opens one to the replica of the control plane that gathers what the
-// proxies report: of those that are ready the one that started first.
+// proxies report.
 func (c *cluster) tunnel(ctx context.Context) (*tunnel, error) {
+	replicas, err := c.replicas(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.tunnelTo(replicas[0])
+}
+
+// replicas returns those of the control plane that are ready, at least one: the
+// one that started first, which gathers what the proxies report, comes first.
+func (c *cluster) replicas(ctx context.Context) ([]*corev1.Pod, error) {
 	pods, err := c.client.CoreV1().Pods(names.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + names.Control})
 	if err != nil {
 		return nil, c.explain(err)
 	}
-	slices.SortFunc(pods.Items, func(a, b corev1.Pod) int {
-		return cmp.Or(started(a).Compare(started(b)), cmp.Compare(a.Name, b.Name))
-	})
-	for i := range pods.Items {
-		if p := &pods.Items[i]; p.DeletionTimestamp == nil && ready(p) {
-			return c.tunnelTo(p)
-		}
-	}
 	if len(pods.Items) == 0 {
 		return nil, notInstalled(c)
 	}
-	return nil, command.WithHint(errors.New("the cluster's control plane is not ready"), "type: tulle check")
+	var replicas []*corev1.Pod
+	for i := range pods.Items {
+		if p := &pods.Items[i]; p.DeletionTimestamp == nil && ready(p) {
+			replicas = append(replicas, p)
+		}
+	}
+	slices.SortFunc(replicas, func(a, b *corev1.Pod) int {
+		return cmp.Or(started(a).Compare(started(b)), cmp.Compare(a.Name, b.Name))
+	})
+	if len(replicas) == 0 {
+		return nil, command.WithHint(errors.New("the cluster's control plane is not ready"), "type: tulle check")
+	}
+	return replicas, nil
 }
 
-func started(p corev1.Pod) time.Time {
+func started(p *corev1.Pod) time.Time {
 	if p.Status.StartTime == nil {
 		return time.Now()
 	}

@@ -216,9 +216,12 @@ func (c *cluster) mayInstall(ctx context.Context, objects []*unstructured.Unstru
 	return c.refuseForeign(ctx)
 }
 
-// install applies objects, waits until they run, and checks them.
+// install applies objects, waits until they run and the proxies follow them, and
+// checks them.
 func (c *cluster) install(ctx context.Context, env *command.Env, objects []*unstructured.Unstructured) error {
 	_, _ = fmt.Fprintf(env.Stdout, "Installing in cluster %s:\n", c.name)
+	f, _ := c.followers(ctx) // of a control plane that does not answer, nothing is known
+	before := f.lost
 	var rollouts []workload
 	for _, o := range objects {
 		if o.GetKind() == "MutatingWebhookConfiguration" {
@@ -243,6 +246,9 @@ func (c *cluster) install(ctx context.Context, env *command.Env, objects []*unst
 	if !check.Good(results) {
 		_ = check.Print(env.Stdout, results)
 		return command.WithHint(errors.New("the mesh is installed, but does not work yet"), "look again with: tulle check")
+	}
+	if err := c.caughtUp(ctx, env.Stdout, before); err != nil {
+		return err
 	}
 	_, err := fmt.Fprintln(env.Stdout, "The mesh is there. Take a namespace into it with: tulle mesh NAMESPACE")
 	return err
@@ -338,8 +344,9 @@ func (c *cluster) refuseForeign(ctx context.Context) error {
 func upgrade(ctx context.Context, env *command.Env, args []string) error {
 	f := command.NewFlags("upgrade [flags]", `
 Brings the control plane and the agents of the cluster to this version, one
-after the other, under load. What was set at the installation stays so, save for
-what the flags say. Proxies keep their version until their pods are replaced:
+after the other, under load, and waits until the proxies follow the new control
+plane. What was set at the installation stays so, save for what the flags say.
+Proxies keep their version until their pods are replaced:
 tulle mesh NAMESPACE does that.`)
 	var t Target
 	var w wish

@@ -140,6 +140,7 @@ func (c *cluster) annotate(ctx context.Context, namespace string, annotations, m
 func (c *cluster) roll(ctx context.Context, env *command.Env, r rolling, namespaces []string, isStale func(workload, *corev1.Pod) bool, word string) error {
 	ctx, cancel := context.WithTimeout(ctx, *r.timeout)
 	defer cancel()
+	looked := false
 	for _, namespace := range namespaces {
 		pods, err := c.pods(ctx, namespace)
 		if err != nil {
@@ -162,6 +163,10 @@ func (c *cluster) roll(ctx context.Context, env *command.Env, r rolling, namespa
 			}
 			if !stale {
 				continue
+			}
+			if !looked {
+				c.beforeRoll(ctx, env.Stdout)
+				looked = true
 			}
 			if err := c.restart(ctx, w, time.Now()); err != nil {
 				return err

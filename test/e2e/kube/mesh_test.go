@@ -134,6 +134,13 @@ func upgrades(t *testing.T) {
 	older := injected(t, "upgraded")
 	underLoad(t, "older", clientPod(t, "older"), "http://web.upgraded:8080/", func() {
 		must(t, "upgrade")
+		// At once: the upgrade has waited until the older proxies follow it.
+		proxies := must(t, "proxies")
+		for _, pod := range slices.Concat(pods(t, "upgraded", "scenario"), pods(t, "older", "scenario")) {
+			if !strings.Contains(proxies, pod) {
+				t.Errorf("the upgrade did not wait for the proxy of %s:\n%s", pod, proxies)
+			}
+		}
 		must(t, "mesh", "upgraded") // replaces what has an older proxy
 	})
 	if newer := injected(t, "upgraded"); newer == older {
