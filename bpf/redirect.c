@@ -886,13 +886,19 @@ int member_inbound(struct bpf_sk_lookup *ctx)
 	ends(ctx, &local, &remote);
 	if (is_hop6(&local))
 		return SK_DROP; // nobody is called by it
-	if (is_loopback(&remote) || is_hop6(&remote))
+	if (is_loopback(&remote))
 		return SK_PASS; // as without, or the proxy's hop to its application
 	__u64 number = member(netns, &any, ctx->local_port);
 	if (!number && !member(netns, &local, 0))
 		return SK_PASS; // not meshed
 	if (noted(ctx, netns, &local, &remote) == CLAIM)
-		return SK_PASS; // somebody who stays inside
+		return SK_PASS; // somebody who stays inside, or the hop over IPv6
+	// That hop where there was no room for its note. Anybody can put this address on
+	// what he sends, but where the host has it the answer goes to the host itself, which
+	// refuses it: no connection comes of it, and nothing is read. A host that did not
+	// have it when a member entered has no such hops.
+	if (is_hop6(&remote))
+		return peer_kind(n, netns, &remote) == OWN ? SK_PASS : SK_DROP;
 	if (!number) // whoever calls a member's address speaks mutual TLS, which nobody else here does
 		return skips_port(n, netns, INBOUND, ctx->local_port) ? SK_PASS : SK_DROP;
 	return steer(ctx, number, INBOUND);

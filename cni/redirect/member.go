@@ -116,12 +116,12 @@ func (n Node) enter(t *tables, m Member, number uint64) error {
 	if err != nil {
 		return err
 	}
-	own, sources, err := hostAddresses(m.Networks)
+	own, sources, hops, err := hostAddresses(m.Networks)
 	if err != nil {
 		return err
 	}
 	steps := []func() error{
-		func() error { return t.share(cookie, sources) },
+		func() error { return t.share(cookie, sources, hops) },
 		func() error { return t.claimMember(cookie, number, m) },
 		func() error { return t.enterMember(number, m, own) },
 		func() error { return n.attachNetns(netns, cookie, n.shared(), progMemberInbound) },
@@ -198,12 +198,13 @@ func (n Node) attachMember(cgroup string, number uint64) error {
 }
 
 // hostAddresses returns the addresses of the thread's network namespace that are
-// nobody's in particular, and one of each family for calls that leave the mesh. In
-// the mesh's networks members have single addresses; the one with a prefix is the gateway.
-func hostAddresses(networks []netip.Prefix) (own, sources []netip.Addr, err error) {
+// nobody's in particular, and one of each family for calls that leave the mesh, and
+// tells whether HopSource6 is among them. In the mesh's networks members have single
+// addresses; the one with a prefix is the gateway.
+func hostAddresses(networks []netip.Prefix) (own, sources []netip.Addr, hops bool, err error) {
 	list, err := net.InterfaceAddrs()
 	if err != nil {
-		return nil, nil, fmt.Errorf("list addresses: %w", err)
+		return nil, nil, false, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range list {
 		p, err := netip.ParsePrefix(a.String())
@@ -211,7 +212,11 @@ func hostAddresses(networks []netip.Prefix) (own, sources []netip.Addr, err erro
 			continue
 		}
 		meshed := slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(p.Addr()) })
-		if meshed && p.IsSingleIP() || p.Addr() == HopSource6 {
+		if p.Addr() == HopSource6 {
+			hops = true
+			continue
+		}
+		if meshed && p.IsSingleIP() {
 			continue
 		}
 		own = append(own, p.Addr())
@@ -219,11 +224,12 @@ func hostAddresses(networks []netip.Prefix) (own, sources []netip.Addr, err erro
 			sources = append(sources, p.Addr())
 		}
 	}
-	return own, sources, nil
+	return own, sources, hops, nil
 }
 
-// share makes a namespace a shared one, or brings that up to date.
-func (t *tables) share(cookie uint64, sources []netip.Addr) error {
+// share makes a namespace a shared one, or brings that up to date; hops tells whether
+// what comes from HopSource6 can be one of the namespace's own.
+func (t *tables) share(cookie uint64, sources []netip.Addr, hops bool) error {
 	var before kernelNamespace
 	switch err := t.namespaces.Lookup(cookie, &before); {
 	case err == nil && before.Generation != 0:
@@ -237,6 +243,14 @@ func (t *tables) share(cookie uint64, sources []netip.Addr) error {
 		if err := t.ports.Put(kernelPortKey{Netns: cookie, Direction: dirInbound, Port: port}, uint8(1)); err != nil {
 			return err
 		}
+	}
+	hop := subnetKey(cookie, entry.Generation, netip.PrefixFrom(HopSource6, HopSource6.BitLen()))
+	if hops {
+		if err := t.subnets.Put(hop, kindOwn); err != nil {
+			return err
+		}
+	} else if err := t.subnets.Delete(hop); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
 	}
 	return t.namespaces.Put(cookie, entry)
 }

@@ -526,6 +526,37 @@ func TestHopSourceIsNobodys(t *testing.T) {
 	}
 }
 
+// Where the host does not have that address what claims to come from it does not pass
+// for a proxy's connection, which would get around the policy of the member's own proxy.
+func TestHopSourceOfSomebodyElse(t *testing.T) {
+	l := newSharedLab(t)
+	hop := &net.IPNet{IP: HopSource6.AsSlice(), Mask: net.CIDRMask(128, 128)}
+	in(t, l.workload, func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(
+			netlink.AddrDel(eth0, &netlink.Addr{IPNet: hop}),
+			netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: hop}))
+	})
+	in(t, l.outside, func() error { return addAddress("eth0", hop.String()) })
+	one := l.enter(t, 31, 8080)
+	for _, tc := range []struct{ name, to, want string }{
+		{"a member's port", "[2001:db8::1]:8080", ""},
+		{"a member's port at its address", "[" + one.Address6.String() + "]:8080", ""},
+		{"a port of nobody's", net.JoinHostPort("2001:db8::1", skipInboundPort), "app"},
+	} {
+		got, err := call(appUID, l.outside, HopSource6.String(), tc.to)
+		if tc.want == "" && !errors.Is(err, unix.ECONNREFUSED) || tc.want != "" && (err != nil || !strings.HasPrefix(got, tc.want)) {
+			t.Errorf("to %s: got %q, %v, want %q", tc.name, got, err, tc.want)
+		}
+	}
+	if got, err := call(appUID, l.outside, "", "[2001:db8::1]:8080"); err != nil || !strings.HasPrefix(got, "inbound-31") {
+		t.Errorf("from elsewhere: got %q, %v", got, err)
+	}
+}
+
 // raiseFileLimit lets the test have so many files open.
 func raiseFileLimit(t *testing.T, files uint64) {
 	t.Helper()

@@ -24,7 +24,7 @@ const DefaultPins = "/sys/fs/bpf/tulle"
 // loadRevision is of the programs in bpf/redirect.c, and has to grow with each
 // change of them. Maps never change shape: what a new revision needs besides is a
 // map of its own.
-const loadRevision = 3
+const loadRevision = 4
 
 // ErrNewer is returned where a newer Tulle has loaded its programs.
 var ErrNewer = errors.New("a newer tulle has loaded its eBPF programs; use that one, or take it down first: tulle down")
