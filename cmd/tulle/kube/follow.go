@@ -153,6 +153,10 @@ func awaitFollowers(ctx context.Context, out io.Writer, look func(context.Contex
 // the new one, so that pods may be replaced from then on.
 func (c *cluster) caughtUp(ctx context.Context, out io.Writer, before []string) error {
 	missing, err := awaitFollowers(ctx, out, c.followers, followWithin, before)
+	if apierrors.IsForbidden(err) { // who installs need not have the right to look
+		_, err = fmt.Fprintf(out, "Whether the proxies follow it is not known: %v\n", err)
+		return err
+	}
 	if err != nil {
 		return command.WithHint(fmt.Errorf("the mesh is installed, but whether its proxies follow it is not known: %w", err),
 			"wait a minute before pods are replaced, and look with: tulle proxies")
@@ -196,7 +200,7 @@ func blind(pods []string) string {
 
 func lookAt(pod string) string {
 	namespace, name, _ := strings.Cut(pod, "/")
-	return fmt.Sprintf("see why with: kubectl -n %s logs %s -c %s", namespace, name, names.ProxyContainer)
+	return fmt.Sprintf("see why with: kubectl -n %s logs %s -c %s; new pods will: tulle mesh --all-workloads-of %s", namespace, name, names.ProxyContainer, namespace)
 }
 
 // view is one of the control plane's, and where to put it.

@@ -153,7 +153,7 @@ func TestBlind(t *testing.T) {
 	if got := blind([]string{"a/1", "a/2", "a/3", "a/4", "a/5", "a/6", "a/7"}); !strings.Contains(got, "a/1, a/2, a/3, a/4, a/5 and 2 more;") {
 		t.Error(got)
 	}
-	if got := lookAt("shop/web-1"); got != "see why with: kubectl -n shop logs web-1 -c tulle-proxy" {
+	if got := lookAt("shop/web-1"); got != "see why with: kubectl -n shop logs web-1 -c tulle-proxy; new pods will: tulle mesh --all-workloads-of shop" {
 		t.Error(got)
 	}
 }

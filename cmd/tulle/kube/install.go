@@ -220,8 +220,10 @@ func (c *cluster) mayInstall(ctx context.Context, objects []*unstructured.Unstru
 // checks them.
 func (c *cluster) install(ctx context.Context, env *command.Env, objects []*unstructured.Unstructured) error {
 	_, _ = fmt.Fprintf(env.Stdout, "Installing in cluster %s:\n", c.name)
-	f, _ := c.followers(ctx) // of a control plane that does not answer, nothing is known
-	before := f.lost
+	f, err := c.followers(ctx)
+	if err != nil { // nobody answers whom proxies could follow
+		f.lost = f.pods
+	}
 	var rollouts []workload
 	for _, o := range objects {
 		if o.GetKind() == "MutatingWebhookConfiguration" {
@@ -247,10 +249,10 @@ func (c *cluster) install(ctx context.Context, env *command.Env, objects []*unst
 		_ = check.Print(env.Stdout, results)
 		return command.WithHint(errors.New("the mesh is installed, but does not work yet"), "look again with: tulle check")
 	}
-	if err := c.caughtUp(ctx, env.Stdout, before); err != nil {
+	if err := c.caughtUp(ctx, env.Stdout, f.lost); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(env.Stdout, "The mesh is there. Take a namespace into it with: tulle mesh NAMESPACE")
+	_, err = fmt.Fprintln(env.Stdout, "The mesh is there. Take a namespace into it with: tulle mesh NAMESPACE")
 	return err
 }
 
