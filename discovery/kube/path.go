@@ -52,8 +52,9 @@ type found struct {
 	namespace, name string
 	service         *corev1.Service // nil: the pods are meant themselves
 	pods            []*pod
-	port            uint16 // 0: none was named
-	alone           bool   // one pod was named, not what it belongs to
+	addr            netip.Addr // that was named; zero: a name was
+	port            uint16     // 0: none was named
+	alone           bool       // one pod was named, not what it belongs to
 }
 
 // kinds are what kubectl calls things, and what they are here.
@@ -193,12 +194,12 @@ func (s *Source) at(addr netip.Addr, port uint16) (found, error) {
 	for _, object := range s.caches.services.GetStore().List() {
 		if service := object.(*corev1.Service); slices.Contains(serviceAddrs(service), addr) {
 			f, _ := s.service(service.Namespace, service.Name)
-			f.port = port
+			f.addr, f.port = addr, port
 			return f, nil
 		}
 	}
 	if p := s.podAt(addr); p != nil {
-		return found{namespace: p.Namespace, name: p.owner, pods: []*pod{p}, port: port}, nil
+		return found{namespace: p.Namespace, name: p.owner, pods: []*pod{p}, addr: addr, port: port}, nil
 	}
 	return found{}, fmt.Errorf("no service and no pod has the address %s: connections to it pass untouched, in plaintext; see: kubectl get services,pods -A -o wide", addr)
 }
@@ -314,7 +315,7 @@ func (s *Source) direct(f found) mesh.PathPort {
 	port := mesh.PathPort{Port: f.port, Endpoints: []mesh.PathMember{}}
 	for _, p := range f.pods {
 		m := s.member(p, f.port)
-		m.Address, m.Used = addrOf(p.addrs, f.port), len(p.addrs) > 0 && !p.gone
+		m.Address, m.Used = addrOf(f.first(p.addrs), f.port), len(p.addrs) > 0 && !p.gone
 		if !m.Used {
 			m.Unused = "it has no address"
 		}
@@ -324,6 +325,15 @@ func (s *Source) direct(f found) mesh.PathPort {
 		port.Endpoints = append(port.Endpoints, m)
 	}
 	return port
+}
+
+// first returns the addresses of what was found, before all others the one by which
+// it was: a dual-stack service leads from there to endpoints of that family.
+func (f found) first(addrs []netip.Addr) []netip.Addr {
+	if slices.Contains(addrs, f.addr) {
+		return append([]netip.Addr{f.addr}, slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a == f.addr })...)
+	}
+	return addrs
 }
 
 func addrOf(addrs []netip.Addr, port uint16) string {
@@ -354,7 +364,7 @@ func (s *Source) servicePorts(f found, places []discovery.Place) []mesh.PathPort
 		}
 		numbers = append(numbers, uint16(port.Port))
 		if f.port == 0 || f.port == uint16(port.Port) {
-			list = append(list, s.servicePort(f.service, port, places))
+			list = append(list, s.servicePort(f, port, places))
 		}
 	}
 	if len(list) == 0 && f.port != 0 && f.service.Spec.Type != corev1.ServiceTypeExternalName {
@@ -363,7 +373,8 @@ func (s *Source) servicePorts(f found, places []discovery.Place) []mesh.PathPort
 	return list
 }
 
-func (s *Source) servicePort(service *corev1.Service, port corev1.ServicePort, places []discovery.Place) mesh.PathPort {
+func (s *Source) servicePort(f found, port corev1.ServicePort, places []discovery.Place) mesh.PathPort {
+	service, addrs := f.service, f.first(serviceAddrs(f.service))
 	endpoints := s.endpointSlices(keyOf(service))
 	b := builder{trustDomain: s.config.TrustDomain, pod: s.pod, podAt: s.podAt}
 	slices.SortFunc(endpoints, func(a, b *discoveryv1.EndpointSlice) int { return cmp.Compare(a.Name, b.Name) })
@@ -375,7 +386,7 @@ func (s *Source) servicePort(service *corev1.Service, port corev1.ServicePort, p
 			described.Declared = "appProtocol"
 		}
 	}
-	told := s.told(service, built, places)
+	told := s.told(addrs, built, places)
 	for _, slice := range endpoints {
 		number, _, ok := slicePort(slice, port)
 		if !ok || slice.AddressType == discoveryv1.AddressTypeFQDN {
@@ -385,14 +396,14 @@ func (s *Source) servicePort(service *corev1.Service, port corev1.ServicePort, p
 			described.Endpoints = append(described.Endpoints, s.endpoint(service, &slice.Endpoints[i], number, told)...)
 		}
 	}
-	described.Endpoints = oneFamily(described.Endpoints, serviceAddrs(service))
+	described.Endpoints = oneFamily(described.Endpoints, addrs)
 	return described
 }
 
-// told are the endpoints that proxies at the places are told to use.
-func (s *Source) told(service *corev1.Service, port discovery.ClusterPort, places []discovery.Place) map[string]bool {
+// told are the endpoints that proxies at the places are told to use, who dial the
+// first of a service's addresses.
+func (s *Source) told(addrs []netip.Addr, port discovery.ClusterPort, places []discovery.Place) map[string]bool {
 	told := map[string]bool{}
-	addrs := serviceAddrs(service)
 	if len(addrs) == 0 { // DNS tells
 		for _, e := range port.Endpoints {
 			told[e.Addr.String()] = !e.Terminating

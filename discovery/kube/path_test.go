@@ -97,7 +97,9 @@ func TestPath(t *testing.T) {
 	grpc.AppProtocol = ptr("grpc")
 	both := newSlice("shop/both", "-a", 0, of("shop/direct-1", "10.0.0.5"), with(of("shop/web-1", "10.0.0.1"), false, true, true), with(of("shop/web-2", "10.0.0.2"), false, false, false))
 	both.Ports = []discoveryv1.EndpointPort{{Name: ptr(""), Port: ptr[int32](9000)}, {Name: ptr("grpc"), Port: ptr[int32](9090)}}
+	two, two6 := newSlice("shop/two", "-a", 8080, of("shop/two-1", "10.0.0.9")), newSlice("shop/two", "-b", 8080, of("shop/two-1", "fd00:1::9"))
 	source, state, _ := start(t,
+		owned(newPod("shop/two-1", "10.0.0.9", "fd00:1::9"), "two"), newService("shop/two", []string{"10.96.0.9", "fd00:96::9"}, port("", 80)), two, two6,
 		namespaceOf("shop", map[string]string{cluster.Inject: cluster.Enabled, cluster.Policy: cluster.Strict}), namespaceOf("out", nil),
 		owned(newPod("shop/web-1", "10.0.0.1"), "web"), owned(newPod("shop/web-2", "10.0.0.2"), "web"), owned(plain(newPod("shop/old-1", "10.0.0.3")), "old"),
 		owned(plain(newPod("out/job-1", "10.0.0.4")), "job"), direct, around, onHost, alone, newPod("shop/db-0", "10.0.0.8"),
@@ -140,6 +142,9 @@ func TestPath(t *testing.T) {
 			"  web-1 10.0.0.1:80 ready shop/sa/web strict\n  web-2 10.0.0.2:80 ready shop/sa/web (internalTrafficPolicy: Local keeps to the client's node) strict"},
 		{"deploy/web", "svc/other", web + "external name other.shop api.example.com[]\n80 "},
 		{"deploy/web", "svc/empty", web + "service empty.shop [10.96.0.5]\n80 "},
+		{"deploy/web", "two", web + "service two.shop [10.96.0.9 fd00:96::9]\n80 \n  two-1 10.0.0.9:8080 ready shop/sa/web strict"},
+		{"deploy/web", "http://[fd00:96::9]:80/", web + "service two.shop [10.96.0.9 fd00:96::9]\n80 \n  two-1 [fd00:1::9]:8080 ready shop/sa/web strict"},
+		{"deploy/web", "[fd00:1::9]:8080", web + "workload two.shop [10.0.0.9 fd00:1::9]\n8080 \n  two-1 [fd00:1::9]:8080 ready shop/sa/web strict"},
 		{"deploy/web", "10.0.0.8:5432", web + "workload db-0.shop [10.0.0.8]\n5432 \n  db-0 10.0.0.8:5432 ready shop/sa/web strict"},
 	} {
 		p, err := source.Path(tt.client, tt.server, "shop")
