@@ -69,7 +69,7 @@ var annotations = []annotation{
 }
 
 // ours are annotations that we write, and that a copied pod may bring along.
-var ours = []string{cluster.InjectedAnnotation}
+var ours = []string{cluster.InjectedAnnotation, cluster.RedirectAnnotation}
 
 func find(key string) *annotation {
 	for i := range annotations {

@@ -141,6 +141,9 @@ func (c Config) patch(p *pod, s settings, from Origin) []Operation {
 	}
 	patch = append(patch, entries("/metadata/labels", p.Metadata.Labels, map[string]string{cluster.MeshedLabel: "true"})...)
 	patch = append(patch, entries("/metadata/annotations", p.Metadata.Annotations, c.podAnnotations(s))...)
+	if _, copied := p.Metadata.Annotations[cluster.RedirectAnnotation]; copied && c.CNI {
+		patch = append(patch, Operation{Op: "remove", Path: "/metadata/annotations/" + escape(cluster.RedirectAnnotation)})
+	}
 	if p.Spec.Volumes == nil {
 		patch = append(patch, Operation{Op: "add", Path: "/spec/volumes", Value: []any{}})
 	}
@@ -169,6 +172,9 @@ func (c Config) patch(p *pod, s settings, from Origin) []Operation {
 // others, so defaults that concern it are written out.
 func (c Config) podAnnotations(s settings) map[string]string {
 	set := map[string]string{cluster.InjectedAnnotation: c.Version}
+	if !c.CNI {
+		set[cluster.RedirectAnnotation] = cluster.RedirectInit
+	}
 	for key, ports := range map[string][]cluster.Ports{
 		cluster.SkipInboundPorts: s.skipInbound, cluster.SkipOutboundPorts: s.skipOutbound, cluster.OpaquePorts: s.opaque,
 	} {

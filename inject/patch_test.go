@@ -191,6 +191,33 @@ func TestAnnotations(t *testing.T) {
 	}
 }
 
+// A pod says that an init container redirects its traffic if it has one, and not
+// because it is a copy of one that had.
+func TestRedirectAnnotation(t *testing.T) {
+	noCNI := testConfig()
+	noCNI.CNI = false
+	for _, tt := range []struct {
+		config Config
+		had    map[string]string
+		want   string
+	}{
+		{testConfig(), nil, ""},
+		{testConfig(), map[string]string{cluster.RedirectAnnotation: cluster.RedirectInit}, ""},
+		{noCNI, nil, cluster.RedirectInit},
+		{noCNI, map[string]string{cluster.RedirectAnnotation: "x"}, cluster.RedirectInit},
+	} {
+		object := annotated(t, tt.had)
+		result, err := tt.config.Patch(object, Origin{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, pod := applied(t, object, result.Patch)
+		if got := pod.Annotations[cluster.RedirectAnnotation]; got != tt.want {
+			t.Errorf("CNI %v, annotations %v: it says %q, want %q", tt.config.CNI, tt.had, got, tt.want)
+		}
+	}
+}
+
 // Ports add to what is skipped anyway; other settings of a pod win.
 func TestDefaults(t *testing.T) {
 	config := testConfig()

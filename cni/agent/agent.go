@@ -206,7 +206,9 @@ func (a *Agent) redirect(pod string, annotations map[string]string, netns *os.Fi
 	return nil
 }
 
-// Meshed tells whether a pod has a proxy, to which its traffic must go.
+// Meshed tells whether a pod has a proxy to which we have to send its traffic: no
+// container of its own does. Where that annotation lies, the proxy's startup
+// probe is never answered. The webhook takes off one that was copied.
 func Meshed(annotations map[string]string) bool {
-	return annotations[cluster.InjectedAnnotation] != ""
+	return annotations[cluster.InjectedAnnotation] != "" && annotations[cluster.RedirectAnnotation] != cluster.RedirectInit
 }

@@ -106,6 +106,7 @@ func TestAsk(t *testing.T) {
 		{name: "meshed", request: Request{Command: Add, Annotations: meshed()}, netns: true, want: []redirect.Rules{{}}},
 		{name: "ports", request: Request{Command: Add, Annotations: meshed(cluster.SkipInboundPorts, "9, 7-8,8", cluster.SkipOutboundPorts, "5432")}, netns: true,
 			want: []redirect.Rules{{SkipInbound: []int{7, 8, 9}, SkipOutbound: []int{5432}}}},
+		{name: "redirected by an init container", request: Request{Command: Add, Annotations: meshed(cluster.RedirectAnnotation, cluster.RedirectInit)}, netns: true},
 		{name: "no namespace", request: Request{Command: Add, Annotations: meshed()}, err: "no network namespace"},
 		{name: "bad port", request: Request{Command: Add, Annotations: meshed(cluster.SkipInboundPorts, "70000")}, netns: true, err: "annotation tulle.dev/skip-inbound-ports"},
 		{name: "too many ports", request: Request{Command: Add, Annotations: meshed(cluster.SkipOutboundPorts, "1-65535")}, netns: true, err: "at most 1024"},

@@ -32,6 +32,8 @@ func TestRun(t *testing.T) {
 		{"nor one with other annotations", "ADD", conf(prev + `,"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"}}`), 0, `"ips"`},
 		{"nor one with none", "ADD", conf(prev + `,"runtimeConfig":{"io.kubernetes.cri.pod-annotations":null}`), 0, `"ips"`},
 		{"a meshed pod does not start without the agent", "ADD", conf(prev + meshed), 1, "the pod is meshed, and its traffic cannot be redirected"},
+		{"one with an init container that redirects asks nobody", "ADD",
+			conf(prev + `,"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"tulle.dev/injected":"1","tulle.dev/redirect":"init-container"}}`), 0, `"ips"`},
 		{"a meshed pod ends without the agent", "DEL", conf(prev + meshed), 0, ""},
 		{"first in the chain", "ADD", conf(""), 1, "must come after"},
 		{"strange annotations", "ADD", conf(prev + `,"runtimeConfig":{"io.kubernetes.cri.pod-annotations":[1]}`), 1, `"code":6`},

@@ -61,8 +61,12 @@ const (
 	MeshedLabel = "tulle.dev/meshed"
 	// InjectedAnnotation is on a pod with a proxy, and names the version that
 	// added it. The CNI plugin redirects the traffic of pods that carry it, and
-	// of no others.
+	// of no others, but for what RedirectAnnotation says.
 	InjectedAnnotation = "tulle.dev/injected"
+	// RedirectAnnotation is RedirectInit on a pod with InitContainer: that one
+	// redirects the traffic, and the CNI plugin leaves it alone, where there is one.
+	RedirectAnnotation = "tulle.dev/redirect"
+	RedirectInit       = "init-container"
 )
 
 // Labels and annotations by which a user asks for something. The injector's

@@ -30,6 +30,8 @@ var beside = []scenario{
 	{"rolling restart", rollingRestart},
 	{"views", views},
 	{"why", explained},
+	{"offline", offline},
+	{"offline, init container", offlineInit},
 }
 
 // alone are those that change the mesh itself, or measure it.
