@@ -32,6 +32,7 @@ var beside = []scenario{
 	{"why", explained},
 	{"offline", offline},
 	{"offline, init container", offlineInit},
+	{"nearby", nearby},
 }
 
 // alone are those that change the mesh itself, or measure it.
