@@ -93,6 +93,15 @@ func (c *cluster) followers(ctx context.Context) (f following, err error) {
 	return f, nil
 }
 
+// forget takes those that have been seen to follow off the lost ones, and adds
+// to them those that do now.
+func (f *following) forget(seen map[string]bool) {
+	f.lost = slices.DeleteFunc(f.lost, func(pod string) bool { return seen[pod] })
+	for _, pod := range f.pods {
+		seen[pod] = !slices.Contains(f.lost, pod)
+	}
+}
+
 // lost returns the pods whose proxy does not know what is so now: it reports to
 // nobody, or follows more destinations than it has been told of. Where nobody
 // knows what was told (nil), reporting is all that is asked for.
@@ -118,11 +127,13 @@ func lost(pods []string, proxies []dashboard.Proxy, told map[string]int) []strin
 	return missing
 }
 
-// awaitFollowers waits until all proxies follow the control plane that is there
-// now, as look finds, and prints each step. It returns those that do not when
-// their time is over, of which less is granted to those that were lost before.
+// awaitFollowers waits until every proxy has followed the control plane that is
+// there now, as look finds, and prints each step. In a large mesh some proxy is
+// always about to learn or forget a destination: once seen to follow is enough.
+// It returns those that never did when their time is over, of which less is
+// granted to those that were lost before.
 func awaitFollowers(ctx context.Context, out io.Writer, look func(context.Context) (following, error), within time.Duration, before []string) ([]string, error) {
-	began, printed := time.Now(), 0
+	began, printed, seen := time.Now(), 0, map[string]bool{}
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	for {
@@ -130,14 +141,15 @@ func awaitFollowers(ctx context.Context, out io.Writer, look func(context.Contex
 		switch waited := time.Since(began); {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case err != nil && (apierrors.IsForbidden(err) || waited > within):
+		case err != nil && (apierrors.IsForbidden(err) || waited >= within):
 			return nil, err
 		case err == nil:
+			f.forget(seen)
 			if n := len(f.pods) - len(f.lost); n != printed && (len(f.lost) > 0 || printed > 0) {
 				printed = n
 				_, _ = fmt.Fprintf(out, "  proxies: %d of %d follow the control plane\n", n, len(f.pods))
 			}
-			if len(f.lost) == 0 || waited > within || all(f.lost, before) && waited > othersWithin {
+			if len(f.lost) == 0 || waited >= within || all(f.lost, before) && waited >= othersWithin {
 				return f.lost, nil
 			}
 		}
@@ -172,10 +184,18 @@ func (c *cluster) caughtUp(ctx context.Context, out io.Writer, before []string) 
 }
 
 // beforeRoll looks whether the proxies will hear of pods that are about to be
-// replaced, and waits a while for those that will not. What it cannot find out
-// holds nobody up.
-func (c *cluster) beforeRoll(ctx context.Context, out io.Writer) {
-	missing, err := awaitFollowers(ctx, out, c.followers, othersWithin, nil)
+// replaced, and waits a while for those that will not, but at most half of the
+// time that ctx has; without wait it looks once. What it cannot find out holds
+// nobody up.
+func (c *cluster) beforeRoll(ctx context.Context, out io.Writer, wait bool) {
+	within := time.Duration(0)
+	if wait {
+		within = othersWithin
+		if deadline, ok := ctx.Deadline(); ok {
+			within = min(within, time.Until(deadline)/2)
+		}
+	}
+	missing, err := awaitFollowers(ctx, out, c.followers, within, nil)
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
@@ -214,7 +234,7 @@ var errNoView = errors.New("the control plane has no such view")
 
 // ask reads views of one replica of the control plane.
 func (c *cluster) ask(ctx context.Context, replica *corev1.Pod, views ...view) error {
-	t, err := c.tunnelTo(replica)
+	t, err := c.tunnelTo(ctx, replica)
 	if err != nil {
 		return err
 	}

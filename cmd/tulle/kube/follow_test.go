@@ -88,6 +88,13 @@ func TestAwaitFollowers(t *testing.T) {
 			says: "  proxies: 1 of 2 follow the control plane\n  proxies: 2 of 2 follow the control plane\n",
 		},
 		{
+			name: "each at another time, and then one of them not", after: 2 * time.Second,
+			look: func(n int) (following, error) {
+				return following{[]string{"a", "b", "c"}, [][]string{{"b", "c"}, {"a", "c"}, {"a", "b"}}[n]}, nil
+			},
+			says: "  proxies: 1 of 3 follow the control plane\n  proxies: 2 of 3 follow the control plane\n  proxies: 3 of 3 follow the control plane\n",
+		},
+		{
 			name: "the control plane does not answer at first", after: 5 * time.Second,
 			look: func(n int) (following, error) {
 				if n < 5 {
@@ -97,16 +104,16 @@ func TestAwaitFollowers(t *testing.T) {
 			},
 		},
 		{
-			name: "never", after: 61 * time.Second, want: []string{"b"}, before: []string{"a"},
+			name: "never", after: time.Minute, want: []string{"b"}, before: []string{"a"},
 			look: func(int) (following, error) { return following{[]string{"a", "b"}, []string{"b"}}, nil },
 			says: "  proxies: 1 of 2 follow the control plane\n",
 		},
 		{
-			name: "as before", after: 31 * time.Second, want: []string{"b"}, before: []string{"a", "b"},
+			name: "as before", after: 30 * time.Second, want: []string{"b"}, before: []string{"a", "b"},
 			look: func(int) (following, error) { return following{[]string{"a", "b"}, []string{"b"}}, nil },
 			says: "  proxies: 1 of 2 follow the control plane\n",
 		},
-		{name: "no answer at all", after: 61 * time.Second, wrong: true, look: func(int) (following, error) { return following{}, errors.New("not ready") }},
+		{name: "no answer at all", after: time.Minute, wrong: true, look: func(int) (following, error) { return following{}, errors.New("not ready") }},
 		{name: "no right to ask", wrong: true, look: func(int) (following, error) { return following{}, fmt.Errorf("reach pod: %w", explained) }},
 	} {
 		synctest.Test(t, func(t *testing.T) {

@@ -104,7 +104,7 @@ func (c *cluster) tunnel(ctx context.Context) (*tunnel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.tunnelTo(replicas[0])
+	return c.tunnelTo(ctx, replicas[0])
 }
 
 // replicas returns those of the control plane that are ready, at least one: the
@@ -148,18 +148,44 @@ func ready(p *corev1.Pod) bool {
 	return false
 }
 
-func (c *cluster) tunnelTo(p *corev1.Pod) (*tunnel, error) {
+// reachWithin bounds how long it takes to reach a pod: the library knows of no end.
+const reachWithin = 15 * time.Second
+
+// tunnelTo reaches the dashboard of a pod of the control plane; the caller closes
+// the tunnel.
+func (c *cluster) tunnelTo(ctx context.Context, p *corev1.Pod) (*tunnel, error) {
 	transport, upgrader, err := spdy.RoundTripperFor(c.config)
 	if err != nil {
 		return nil, err
 	}
 	url := c.client.CoreV1().RESTClient().Post().Resource("pods").Namespace(p.Namespace).Name(p.Name).SubResource("portforward").URL()
 	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
-	conn, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
-	if err != nil {
-		return nil, fmt.Errorf("reach pod %s: %w", p.Name, c.explain(err))
+	ctx, cancel := context.WithTimeout(ctx, reachWithin)
+	defer cancel()
+	type dialed struct {
+		conn httpstream.Connection
+		err  error
 	}
-	return &tunnel{conn: conn}, nil
+	done := make(chan dialed)
+	go func() {
+		conn, _, err := dialer.Dial(portforward.PortForwardProtocolV1Name)
+		select {
+		case done <- dialed{conn, err}:
+		case <-ctx.Done():
+			if err == nil {
+				_ = conn.Close()
+			}
+		}
+	}()
+	select {
+	case d := <-done:
+		if d.err != nil {
+			return nil, fmt.Errorf("reach pod %s: %w", p.Name, c.explain(d.err))
+		}
+		return &tunnel{conn: d.conn}, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("reach pod %s: %w", p.Name, c.explain(ctx.Err()))
+	}
 }
 
 func (t *tunnel) close() { _ = t.conn.Close() }

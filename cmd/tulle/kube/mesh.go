@@ -165,7 +165,7 @@ func (c *cluster) roll(ctx context.Context, env *command.Env, r rolling, namespa
 				continue
 			}
 			if !looked {
-				c.beforeRoll(ctx, env.Stdout)
+				c.beforeRoll(ctx, env.Stdout, *r.wait)
 				looked = true
 			}
 			if err := c.restart(ctx, w, time.Now()); err != nil {
