@@ -147,12 +147,25 @@ func count(n int, thing string) string {
 }
 
 func (d *daemon) openAuthority() error {
+	// A new authority would be none to those that run on: they would refuse new
+	// workloads, and be refused here, while all looks well.
+	if slices.ContainsFunc(d.leftovers, (*record).alive) && isEmpty(d.StateDir) {
+		return command.WithHint(
+			fmt.Errorf("the certificate authority in %s is gone, and workloads of it run on", d.StateDir),
+			"bring the files back, or start anew with: tulle down && tulle up -d")
+	}
 	var err error
 	d.authority, err = identity.Open(identity.Config{Dir: d.StateDir, TrustDomain: TrustDomain, Log: d.Log})
 	if err != nil {
 		return fmt.Errorf("certificate authority: %w", err)
 	}
 	return nil
+}
+
+// isEmpty tells whether a directory has nothing in it, or is not there.
+func isEmpty(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return len(entries) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist))
 }
 
 func (d *daemon) openState() error {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
 	"github.com/tulle-mesh/tulle/cmd/tulle/network"
+	"github.com/tulle-mesh/tulle/cmd/tulle/workload"
 )
 
 func testConfig(t *testing.T) Config {
@@ -276,5 +277,34 @@ func TestNamesForTheTimeWithoutADaemon(t *testing.T) {
 	}
 	if _, ok := LastNames(t.TempDir()).Lookup("web"); ok {
 		t.Error("knows names without a file")
+	}
+}
+
+// Workloads that run on hold certificates of the authority that was there: another
+// one is not made beside them.
+func TestAuthorityIsNotMadeAnewForThoseWhoRun(t *testing.T) {
+	c := testConfig(t)
+	start, ok := workload.StartTime(os.Getpid())
+	if !ok {
+		t.Fatal("no start time")
+	}
+	living, dead := &record{Pid: os.Getpid(), PidStart: start}, &record{Pid: os.Getpid(), PidStart: start + 1}
+	for _, state := range []string{c.StateDir, t.TempDir()} {
+		d := &daemon{Config: c, leftovers: []*record{dead, living}}
+		d.StateDir = state
+		if err := d.openAuthority(); err == nil || !strings.Contains(err.Error(), "tulle down && tulle up -d") {
+			t.Errorf("%s: %v", state, err)
+		}
+		if left, _ := os.ReadDir(state); len(left) > 0 {
+			t.Errorf("made %v", left)
+		}
+	}
+	d := &daemon{Config: c, leftovers: []*record{dead}}
+	if err := d.openAuthority(); err != nil {
+		t.Errorf("nobody runs: %v", err)
+	}
+	d.leftovers = []*record{living}
+	if err := d.openAuthority(); err != nil {
+		t.Errorf("it is there: %v", err)
 	}
 }
