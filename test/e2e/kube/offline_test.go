@@ -55,8 +55,8 @@ spec:
 	if again := offlineManifest(t, manifest); again != manifest {
 		t.Errorf("put in again, the file comes out otherwise:\n%s", again)
 	}
-	if r := run(t, manifest, "kubectl", "diff", "-f", "-"); strings.Contains(r.stdout, "tulle-") {
-		t.Errorf("the cluster has other proxies than the file says:\n%s", r.stdout)
+	if r := run(t, manifest, "kubectl", "diff", "-f", "-"); r.code > 1 || strings.Contains(r.stdout, "tulle-") {
+		t.Errorf("the cluster has other proxies than the file says: exit %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 }
 

@@ -25,7 +25,9 @@ func nearby(t *testing.T) {
 	}
 	apply(t, deploy(ns, all...)+service(ns, "near", "part: near", "")+service(ns, "local", "part: near", "internalTrafficPolicy: Local"))
 	rolledOut(t, ns, names...)
-	server := func(node string) string { return podIP(t, ns, "web-"+node) }
+	server := func(node string) string { // not one that is about to end
+		return kubectl(t, "-n", ns, "get", "pod", pods(t, ns, "scenario=web-"+node)[0], "-o", "jsonpath={.status.podIP}")
+	}
 	both := []string{server("node1"), server("node2")}
 	for from := range redirects {
 		answered(t, ns, from, "near", both...)
