@@ -30,6 +30,7 @@ var beside = []scenario{
 	{"rolling restart", rollingRestart},
 	{"views", views},
 	{"why", explained},
+	{"policies", policies},
 	{"offline", offline},
 	{"offline, init container", offlineInit},
 	{"nearby", nearby},
