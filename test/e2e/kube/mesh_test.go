@@ -49,6 +49,8 @@ var alone = []scenario{
 	{"another authority", anotherAuthority},
 	{"three replicas", threeReplicas},
 	{"no plugin", noPlugin},
+	{"old sidecar", oldSidecar},
+	{"another's bundle", otherBundle},
 }
 
 // TestKubernetes tells the story of a cluster: no mesh, an old one, an upgrade,
