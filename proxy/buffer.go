@@ -107,22 +107,10 @@ func (in *inbox) next(from io.Reader, size int) error {
 	return in.fill(from)
 }
 
-// fill reads once, appending to what is there, or where there is nothing as next
-// does: as much as there was room for.
+// fill reads once, appending to what is there.
 func (in *inbox) fill(from io.Reader) error {
-	if in.len() == 0 {
-		size := tcp.Small
-		if in.buf != nil {
-			size = len(in.buf.B)
-		}
-		switch from := from.(type) {
-		case *tcp.Conn:
-			if from.Ahead() == 0 {
-				return in.next(from, size)
-			}
-		case *mux.Stream:
-			return in.next(from, size)
-		}
+	if s, ok := from.(*mux.Stream); ok && in.len() == 0 {
+		return in.next(s, tcp.Small)
 	}
 	if !in.room() {
 		return io.ErrShortBuffer

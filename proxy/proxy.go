@@ -42,7 +42,6 @@ type Config struct {
 	RedirectProbe bool
 	Version       string
 	Drain         time.Duration // how long exchanges may go on after the end was asked for; 0: 5 s
-	Memory        int64         // bytes that the process may take; half of it is for what peers do not read. 0: 64 MiB
 
 	Token func(ctx context.Context) (string, error) // gets a join token
 	Ready func()                                    // called once traffic is served
@@ -116,9 +115,6 @@ func New(c Config) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.Memory != 0 {
-		tcp.SetLimit(c.Memory / 2)
-	}
 	p := &Proxy{config: c, log: c.Log, start: time.Now(), silence: silence, windows: mux.NewGrowth(windowGrowth)}
 	p.conns.init(parkAfter)
 	p.redirected = make(chan struct{})
@@ -189,7 +185,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 	running.Go(func() { _ = p.hangups.run(life) })
 	running.Go(func() { p.sweep(life) })
 	running.Go(func() { p.sweepCrowds(life) })
-	running.Go(func() { tcp.KeepBelow(life) })
 	if p.config.AskPolicy {
 		known := make(chan struct{})
 		first := sync.OnceFunc(func() { close(known) })

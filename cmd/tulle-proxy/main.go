@@ -35,7 +35,6 @@ func run(args []string, stderr io.Writer) int {
 		return 2
 	}
 	tuneMemory()
-	config.Memory = memory(os.DirFS("/sys/fs/cgroup"))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal does not wait for the drain

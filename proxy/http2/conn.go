@@ -97,20 +97,17 @@ type Conn struct {
 
 	out        []byte     // frames to be sent
 	pooled     *outBuffer // what out is from; nil if it is not from the pool
-	heldOut    int64      // bytes of out that count as held: it has to wait
 	writing    bool       // somebody is at it, and will see what is appended
 	broken     bool       // writing has failed
 	ready      []*Stream
 	sendWindow int64
 	recvWindow int64
-	unacked    int64     // received and not given back to the connection's window
-	held       int64     // received and not sent on
-	kept       int64     // of all streams' pending: what the peer has no room for
-	moved      time.Time // when some of that left last
-	grown      int64     // of all streams' windows, beyond what they began with
+	unacked    int64 // received and not given back to the connection's window
+	held       int64 // received and not sent on
+	kept       int64 // of all streams' pending: what the peer has no room for
+	grown      int64 // of all streams' windows, beyond what they began with
 	windows    windows
-	begun      time.Time // when the first piece of block came
-	sentFrames int       // DATA and HEADERS sent since noise was last paid for
+	sentFrames int // DATA and HEADERS sent since noise was last paid for
 
 	peerWindow  int64 // SETTINGS_INITIAL_WINDOW_SIZE
 	peerStreams uint32
@@ -302,7 +299,6 @@ func (c *Conn) flushTouched() {
 
 // end tells the peer why, if it is the peer's fault, and all streams.
 func (c *Conn) end(err error) {
-	c.blockDone()
 	c.flushTouched()
 	bad, ours := errors.AsType[*ConnError](err)
 	c.mu.Lock()

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"sync"
 	"time"
-
-	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // Buffers of what is to be sent. Most connections need none most of the time.
@@ -49,9 +47,8 @@ type left struct {
 // socket has no room for is sent by a goroutine that lives as long as it takes.
 func (c *Conn) Flush() {
 	c.mu.Lock()
-	unread := c.shedLocked(c.config.Kept.most())
+	unread := c.shedLocked()
 	if c.writing {
-		c.holdLocked()
 		c.mu.Unlock()
 	} else {
 		c.writing = true
@@ -71,7 +68,6 @@ func (c *Conn) flushLocked() {
 			c.writing = false
 			c.pooled.free(c.out)
 			c.out, c.pooled = nil, nil
-			c.holdLocked()
 			closing := c.closing && !c.broken
 			c.broken = c.broken || closing
 			c.mu.Unlock()
@@ -83,7 +79,6 @@ func (c *Conn) flushLocked() {
 		}
 		out, pooled := c.out, c.pooled
 		c.out, c.pooled = nil, nil
-		c.holdLocked()
 		c.mu.Unlock()
 		report(gone)
 		n, sent, err := c.t.Offer(out)
@@ -94,14 +89,6 @@ func (c *Conn) flushLocked() {
 		pooled.free(out)
 		c.mu.Lock()
 		c.wroteLocked(err)
-	}
-}
-
-// holdLocked counts what waits until somebody else has written.
-func (c *Conn) holdLocked() {
-	if n := int64(len(c.out)); n != c.heldOut {
-		tcp.Hold(n - c.heldOut)
-		c.heldOut = n
 	}
 }
 
@@ -117,10 +104,7 @@ func (c *Conn) close() {
 
 // finish waits for room, in a goroutine of its own.
 func (c *Conn) finish(out []byte, pooled *outBuffer, n int) {
-	size := int64(cap(out))
-	tcp.Hold(size)
 	_, err := c.t.Write(out[n:])
-	tcp.Hold(-size)
 	pooled.free(out)
 	c.mu.Lock()
 	c.wroteLocked(err)
@@ -146,9 +130,6 @@ func (s *Stream) readyLocked() {
 // pumpLocked lets pending bytes leave as far as windows and room allow, a frame
 // of each stream in turn.
 func (c *Conn) pumpLocked() (gone []left) {
-	if len(c.ready) > 0 && c.sendWindow > 0 {
-		c.moved = time.Now()
-	}
 	for len(c.ready) > 0 && c.sendWindow > 0 && len(c.out) < outRoom {
 		s := c.ready[0]
 		c.ready[0] = nil

@@ -3,9 +3,6 @@ package http2
 import (
 	"slices"
 	"sync/atomic"
-	"time"
-
-	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // What a peer does not read is kept, and a pod has 64 MiB. Three things bound it,
@@ -43,7 +40,7 @@ func (k *Kept) most() int64 {
 	if k.bytes.Load() <= maxKeptAll {
 		return maxKept
 	}
-	return maxKeptAll / 2 / max(k.peers.Load(), 1)
+	return max(maxKeptAll/2/max(k.peers.Load(), 1), maxFrame)
 }
 
 // keepLocked notes that n bytes more wait in s.pending, or fewer.
@@ -52,15 +49,11 @@ func (s *Stream) keepLocked(n int64) {
 	before := c.kept
 	c.kept += n
 	c.config.Kept.bytes.Add(n)
-	tcp.Hold(n)
 	switch {
 	case before == 0 && c.kept > 0:
 		c.config.Kept.peers.Add(1)
-		c.moved = time.Now()
-		tcp.Wait((*holder)(c))
 	case before > 0 && c.kept == 0:
 		c.config.Kept.peers.Add(-1)
-		tcp.Done((*holder)(c))
 	}
 	if s.from != nil {
 		s.from.fed.Add(n)
@@ -151,46 +144,10 @@ func (c *Conn) resizedLocked() {
 	}
 }
 
-// holder is a connection that something is kept for because its streams' windows
-// are shut.
-type holder Conn
-
-// Still implements tcp.Holder.
-func (h *holder) Still() time.Duration {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return time.Since(h.moved)
-}
-
-// Reset implements tcp.Holder: half of what is kept goes, and with the next time
-// the next half, since others on the connection may be read.
-func (h *holder) Reset() {
-	c := (*Conn)(h)
-	c.mu.Lock()
-	unread := c.shedLocked(c.kept / 2)
-	c.mu.Unlock()
-	c.Flush()
-	for _, s := range unread {
-		s.handler.Unread()
-	}
-}
-
-// partial is a connection that the rest of a header list is awaited on.
-type partial Conn
-
-// Still implements tcp.Holder.
-func (p *partial) Still() time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return time.Since(p.begun)
-}
-
-// Reset implements tcp.Holder.
-func (p *partial) Reset() { p.t.Reset() }
-
-// shedLocked resets the streams that most is kept of where that is more than most
+// shedLocked resets the streams that most is kept of where that is too much
 // together, and returns them.
-func (c *Conn) shedLocked(most int64) []*Stream {
+func (c *Conn) shedLocked() []*Stream {
+	most := c.config.Kept.most()
 	if c.kept <= most {
 		return nil
 	}

@@ -3,9 +3,6 @@ package http2
 import (
 	"encoding/binary"
 	"fmt"
-	"time"
-
-	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // frame handles one whole frame. A *streamError ends its stream, any other
@@ -205,11 +202,6 @@ func (c *Conn) headers(h frameHeader, p []byte) error {
 	if h.flags&flagEndHeaders == 0 {
 		c.blockID, c.blockEnd, c.blocks = h.id, end, 0
 		c.block = append(c.block[:0], p...)
-		c.mu.Lock()
-		c.begun = time.Now()
-		c.mu.Unlock()
-		tcp.Hold(int64(len(p)))
-		tcp.Wait((*partial)(c))
 		return nil
 	}
 	err = c.list(h.id, p, end)
@@ -227,22 +219,12 @@ func (c *Conn) continuation(h frameHeader, p []byte) error {
 		return &ConnError{EnhanceYourCalm, "a header list in too many pieces"}
 	}
 	c.block = append(c.block, p...)
-	tcp.Hold(int64(len(p)))
 	if h.flags&flagEndHeaders == 0 {
 		return nil
 	}
 	id, block := c.blockID, c.block
-	c.blockDone()
+	c.blockID, c.block = 0, nil
 	return c.list(id, block, c.blockEnd)
-}
-
-// blockDone forgets a header list in pieces.
-func (c *Conn) blockDone() {
-	if c.blockID != 0 {
-		tcp.Done((*partial)(c))
-		tcp.Hold(-int64(len(c.block)))
-		c.blockID, c.block = 0, nil
-	}
 }
 
 // list handles a whole header list. It is decoded in any case: the next one

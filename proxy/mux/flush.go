@@ -5,8 +5,6 @@ import (
 	"net"
 	"runtime"
 	"sync"
-
-	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // Buffers of what is to be sent. A link has one only while there is something.
@@ -109,7 +107,6 @@ func (l *Link) flush(crowded bool) {
 		l.soon = false
 	}
 	if l.writing || l.out == nil {
-		l.holdLocked()
 		if l.out != nil && len(l.out.b) > maxControl {
 			l.failLocked(errFull) // whoever writes has been waiting all this time
 		}
@@ -126,7 +123,6 @@ func (l *Link) flushLocked() {
 	for l.out != nil && l.dead == nil {
 		out := l.out
 		l.out = nil
-		l.holdLocked()
 		if len(out.b) > maxControl {
 			l.failLocked(errFull)
 			break
@@ -141,10 +137,6 @@ func (l *Link) flushLocked() {
 		l.wroteLocked(out, err)
 	}
 	l.writing = false
-	if l.dead != nil {
-		l.out = nil
-		l.holdLocked()
-	}
 	leaving := l.leaving
 	l.mu.Unlock()
 	if leaving {
@@ -152,24 +144,9 @@ func (l *Link) flushLocked() {
 	}
 }
 
-// holdLocked counts what waits until somebody else has written.
-func (l *Link) holdLocked() {
-	n := int64(0)
-	if l.out != nil {
-		n = int64(len(l.out.b))
-	}
-	if n != l.held {
-		tcp.Hold(n - l.held)
-		l.held = n
-	}
-}
-
 // sendRest waits for room, in a goroutine of its own.
 func (l *Link) sendRest(out *outBuffer, n int) {
-	size := int64(cap(out.b))
-	tcp.Hold(size)
 	_, err := l.t.Write(out.b[n:])
-	tcp.Hold(-size)
 	l.mu.Lock()
 	l.wroteLocked(out, err)
 	l.flushLocked()

@@ -90,7 +90,6 @@ type Link struct {
 	left    bool               // LEAVE has come
 	closing bool               // it was closed for writing, after the last stream
 	out     *outBuffer         // frames to be sent; nil if there are none
-	held    int64              // bytes of out that count as held: it has to wait
 	writing bool               // somebody sends, and will see what is appended
 	soon    bool               // somebody is about to: see flush
 	asking  int                // streams on which a question has no answer yet

@@ -40,7 +40,6 @@ type Stream struct {
 	next     Serve // goes on once there is something to read; nil: somebody serves it
 	readable sync.Cond
 	writable sync.Cond
-	waits    time.Time // a writer, since then, for credit
 }
 
 // chunk is a part of what was received: buf.B[r:w].
@@ -210,13 +209,6 @@ func (s *Stream) Watch(f func(reset bool)) {
 	}
 }
 
-// Still implements tcp.Holder, for a writer that waits for credit.
-func (s *Stream) Still() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return time.Since(s.waits)
-}
-
 // Quiet reports whether the stream is open and has nothing to read.
 func (s *Stream) Quiet() bool {
 	s.mu.Lock()
@@ -294,11 +286,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 func (s *Stream) readLocked(n int) {
 	grant := 0
 	if s.ended == nil {
-		s.in.unacked += n
-		if tcp.Scarce() {
-			s.in.shrink(s.link.growth, s.link.config.Growth)
-		}
-		grant = s.in.read()
+		grant = s.in.read(n)
 	}
 	s.mu.Unlock()
 	if grant > 0 {
@@ -326,13 +314,8 @@ func (s *Stream) Write(p []byte) (int, error) {
 func (s *Stream) reserve(n int) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.credit == 0 && s.closed == nil {
-		s.waits = time.Now()
-		tcp.Wait(s)
-		for s.credit == 0 && s.closed == nil {
-			s.writable.Wait()
-		}
-		tcp.Done(s)
+	for s.credit == 0 && s.closed == nil {
+		s.writable.Wait()
 	}
 	if s.closed != nil {
 		return 0, s.closed

@@ -3,8 +3,6 @@ package mux
 import (
 	"sync/atomic"
 	"time"
-
-	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
 // The window of a stream is how much of it its reader takes ahead. It begins
@@ -12,14 +10,8 @@ import (
 // used all of it up, everything was read, and the next bytes came only a round
 // trip after they had been asked for. A reader that is slow gets no more, nor does
 // a path so short that the window does for fastEnough.
-//
-// What a window has grown by is a promise, not memory, and can't be taken back while
-// the stream is still: Growth bounds it, and is given back as the stream ends. Once
-// the peer has made use of it, that counts as held (tcp.Held) until it is read. Where
-// much is held, windows shrink as they are read, to minWindow.
 const (
 	window     = 128 << 10
-	minWindow  = 32 << 10
 	maxWindow  = 4 << 20
 	linkGrowth = 8 << 20   // of all windows of a link together
 	fastEnough = 128 << 20 // bytes per second
@@ -98,21 +90,10 @@ func (in *intake) receive(n int, drained bool) (kept time.Duration, ok bool) {
 	return kept, true
 }
 
-// shrink takes back, of what was read, what the peer has not been told of: the
-// window becomes as small as it may be.
-func (in *intake) shrink(link, process *Growth) {
-	cut := max(0, min(in.unacked, in.window-minWindow))
-	in.window -= cut
-	in.unacked -= cut
-	if grown := in.grown.Load(); in.grown.CompareAndSwap(grown, max(0, grown-int64(cut))) {
-		link.give(min(grown, int64(cut)))
-		process.give(min(grown, int64(cut)))
-	}
-}
-
-// read returns how many more bytes the peer is to be told it may send, after some
-// were read; 0: none yet.
-func (in *intake) read() int {
+// read takes note of n bytes that were read, and returns how many more the peer is
+// to be told it may send; 0: nothing yet.
+func (in *intake) read(n int) int {
+	in.unacked += n
 	if in.unacked < in.window/2 {
 		return 0
 	}
@@ -135,20 +116,16 @@ func (in *intake) read() int {
 // What it grows by is given to the peer with what is read next.
 func (in *intake) grow(kept time.Duration, link, process *Growth) {
 	more := min(in.window, maxWindow-in.window)
-	if more == 0 || int64(kept)*(fastEnough>>20) < int64(in.window)*int64(time.Second)>>20 || tcp.Scarce() {
+	if more == 0 || int64(kept)*(fastEnough>>20) < int64(in.window)*int64(time.Second)>>20 || !link.take(int64(more)) {
 		return
 	}
-	beyond := int64(max(0, in.window+more-window) - max(0, in.window-window)) // what it began with
-	if !link.take(beyond) {
-		return
-	}
-	if !process.take(beyond) {
-		link.give(beyond)
+	if !process.take(int64(more)) {
+		link.give(int64(more))
 		return
 	}
 	in.window += more
 	in.unacked += more
-	in.grown.Add(beyond)
+	in.grown.Add(int64(more))
 }
 
 // release gives back what the window has grown by: the stream is over.

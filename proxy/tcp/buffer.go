@@ -1,7 +1,6 @@
 package tcp
 
 import (
-	"runtime"
 	"sync"
 	"sync/atomic"
 )
@@ -27,10 +26,10 @@ type Buffer struct {
 }
 
 var (
-	smallBuffers = sync.Pool{New: func() any { return fresh(Small) }}
-	bulkBuffers  = sync.Pool{New: func() any { return fresh(Bulk) }}
-	largeBuffers = sync.Pool{New: func() any { return fresh(Large) }}
-	hugeBuffers  = sync.Pool{New: func() any { return fresh(Huge) }}
+	smallBuffers = sync.Pool{New: func() any { return &Buffer{B: make([]byte, Small)} }}
+	bulkBuffers  = sync.Pool{New: func() any { return &Buffer{B: make([]byte, Bulk)} }}
+	largeBuffers = sync.Pool{New: func() any { return &Buffer{B: make([]byte, Large)} }}
+	hugeBuffers  = sync.Pool{New: func() any { return &Buffer{B: make([]byte, Huge)} }}
 	hugeUsed     atomic.Int32
 )
 
@@ -52,27 +51,7 @@ func NewBuffer(n int) *Buffer {
 	}
 	buf := pool.Get().(*Buffer)
 	buf.pool = pool
-	Hold(int64(len(buf.B)))
 	return buf
-}
-
-// fresh returns a buffer that is not counted any more once it is lost without Free:
-// where connections are torn down that may happen.
-func fresh(n int) *Buffer {
-	b := &Buffer{B: make([]byte, n)}
-	runtime.SetFinalizer(b, (*Buffer).uncount)
-	return b
-}
-
-// uncount notes that nobody has the buffer.
-func (b *Buffer) uncount() {
-	if b.pool == nil {
-		return
-	}
-	if b.pool = nil; len(b.B) == Huge {
-		hugeUsed.Add(-1)
-	}
-	Hold(-int64(len(b.B)))
 }
 
 // upTo returns B[from:to], or what there is of it.
@@ -83,7 +62,8 @@ func (b *Buffer) Free() {
 	if b == nil {
 		return
 	}
-	pool := b.pool
-	b.uncount()
-	pool.Put(b)
+	if b.pool == &hugeBuffers {
+		hugeUsed.Add(-1)
+	}
+	b.pool.Put(b)
 }

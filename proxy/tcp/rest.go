@@ -55,7 +55,7 @@ func (t *Conn) socket() (*socket, error) {
 	// net.FileConn would duplicate the descriptor, which takes another one, and
 	// set options of its own.
 	file := os.NewFile(uintptr(t.fd), "tcp")
-	s, err := newSocket(t, file)
+	s, err := newSocket(file)
 	if err != nil {
 		t.closed = true
 		_ = file.Close()

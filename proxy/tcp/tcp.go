@@ -38,10 +38,7 @@ type Conn struct {
 // socket is a connection that Go's netpoller watches.
 type socket struct {
 	pollable
-	raw  syscall.RawConn
-	conn *Conn
-
-	reading, writing bool // it is a Holder, of what is read or written
+	raw syscall.RawConn
 
 	// Arguments and results of the functions below, which are bound once so
 	// that no call allocates. Those of reading, of writing and of peeking.
@@ -71,21 +68,21 @@ type pollable interface {
 
 // New wraps c, which it owns from then on.
 func New(c *net.TCPConn) (*Conn, error) {
-	t := &Conn{}
-	s, err := newSocket(t, c)
+	s, err := newSocket(c)
 	if err != nil {
 		return nil, err
 	}
+	t := &Conn{}
 	t.awake.Store(s)
 	return t, nil
 }
 
-func newSocket(t *Conn, c pollable) (*socket, error) {
+func newSocket(c pollable) (*socket, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	s := &socket{pollable: c, raw: raw, conn: t}
+	s := &socket{pollable: c, raw: raw}
 	s.onNext, s.onRead, s.onMore, s.onWrite, s.onOffer, s.onPeek = s.tryNext, s.tryRead, s.tryMore, s.tryWrite, s.tryOffer, s.tryPeek
 	return s, nil
 }
@@ -125,10 +122,6 @@ func (t *Conn) Read(p []byte) (int, error) {
 	s.in, s.readErr = p, nil
 	err = s.raw.Read(s.onRead)
 	s.in = nil
-	if s.reading {
-		s.reading = false
-		Done((*partial)(t))
-	}
 	if err == nil {
 		err = s.readErr
 	}
@@ -140,10 +133,7 @@ func (t *Conn) Read(p []byte) (int, error) {
 
 // tryRead reads into s.in; false parks the goroutine until there is something to read.
 func (s *socket) tryRead(fd uintptr) (done bool) {
-	if s.n, s.readErr, done = read(fd, s.in); !done && !s.reading {
-		s.reading = true
-		Wait((*partial)(s.conn))
-	}
+	s.n, s.readErr, done = read(fd, s.in)
 	return done
 }
 
@@ -167,7 +157,7 @@ func (t *Conn) More(p []byte) (n int, err error) {
 
 // tryMore is tryRead that never parks.
 func (s *socket) tryMore(fd uintptr) bool {
-	s.n, s.readErr, _ = read(fd, s.in)
+	s.tryRead(fd)
 	return true
 }
 
@@ -235,10 +225,6 @@ func (t *Conn) Write(p []byte) (int, error) {
 	err = s.raw.Write(s.onWrite)
 	sent := len(p) - len(s.out)
 	s.out = nil
-	if s.writing {
-		s.writing = false
-		Done((*unread)(t))
-	}
 	if err == nil {
 		err = s.writeErr
 	}
@@ -247,15 +233,6 @@ func (t *Conn) Write(p []byte) (int, error) {
 
 // tryWrite sends what it can of s.out; false parks the goroutine until there is room.
 func (s *socket) tryWrite(fd uintptr) bool {
-	sent := s.send(fd)
-	if !sent && !s.writing {
-		s.writing = true
-		Wait((*unread)(s.conn))
-	}
-	return sent
-}
-
-func (s *socket) send(fd uintptr) bool {
 	for len(s.out) > 0 {
 		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(s.out))), uintptr(len(s.out)))
 		switch {
@@ -291,7 +268,7 @@ func (t *Conn) Offer(p []byte) (n int, sent bool, err error) {
 
 // tryOffer is tryWrite that never parks.
 func (s *socket) tryOffer(fd uintptr) bool {
-	s.send(fd)
+	s.tryWrite(fd)
 	return true
 }
 
