@@ -214,3 +214,45 @@ func TestShrinkStalls(t *testing.T) {
 		t.Errorf("the first stream's window is %d, and nothing will open it", window)
 	}
 }
+
+// Many peers that each have less kept than one may, and together too much, share what
+// there is: those that bring more go down to their share, and nobody to nothing.
+func TestKeptIsShared(t *testing.T) {
+	const (
+		peers   = 60
+		streams = 15
+	)
+	kept := &Kept{}
+	for range peers {
+		l := &large{}
+		near, far := socketPair(t)
+		l.conn = New(near, Config{Server: true, Owner: l, Kept: kept})
+		done := make(chan struct{})
+		go func() { defer close(done); _ = l.conn.Run(nil) }()
+		t.Cleanup(func() { far.Close(); <-done })
+		p := newPeer(t, far)
+		_ = far.SetDeadline(time.Now().Add(time.Minute))
+		p.hello(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+		for i := range uint32(streams) {
+			p.headers(2*i+1, false, post...)
+			_ = p.WriteData(2*i+1, false, []byte("?"))
+		}
+		p.settle(func(f http2.Frame) {
+			if f, ok := f.(*http2.RSTStreamFrame); ok && f.ErrCode != http2.ErrCodeEnhanceYourCalm && f.ErrCode != http2.ErrCodeRefusedStream {
+				t.Fatal(f)
+			}
+		})
+		l.conn.mu.Lock()
+		mine := l.conn.kept
+		l.conn.mu.Unlock()
+		if mine < maxKeptAll/2/peers/2 {
+			t.Errorf("%d bytes are kept for a peer, less than half a share", mine)
+		}
+		if all := kept.Bytes(); all > maxKeptAll+maxKeptAll/4 { // each that comes later may bring its share
+			t.Fatalf("%d bytes are kept", all)
+		}
+	}
+	if all := kept.Bytes(); all < maxKeptAll/2 {
+		t.Errorf("%d bytes are kept, there is room for more", all)
+	}
+}

@@ -25,6 +25,8 @@ type Conn struct {
 	Peer      mesh.ID // who the peer proved to be
 	Protocol  string  // the ALPN name agreed on
 
+	reading sync.Mutex // held while somebody does, and guards what follows
+
 	in    half
 	raw   *tcp.Buffer // ciphertext read and not opened, and plaintext not yet taken
 	r, w  int         // ciphertext: raw.B[r:w]
@@ -67,6 +69,7 @@ func handshake(c *tcp.Conn, t *tls.Conn, in, out *[]byte) (*Conn, error) {
 	}()
 	if err := <-done; err != nil {
 		_ = c.Close()
+		c.DropAhead()
 		return nil, err
 	}
 	return conn, nil
@@ -114,6 +117,12 @@ var (
 // io.EOF only after the peer's close_notify: an end without one may be an attack
 // and is io.ErrUnexpectedEOF.
 func (c *Conn) Read(p []byte) (int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	return c.read(p)
+}
+
+func (c *Conn) read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -158,6 +167,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 // and returns at most size-room bytes behind room free ones. The caller frees
 // the buffer.
 func (c *Conn) Next(room, size int) (*tcp.Buffer, int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
 	if len(c.plain) == 0 && c.ended == nil {
 		if err := c.fill(); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -167,7 +178,7 @@ func (c *Conn) Next(room, size int) (*tcp.Buffer, int, error) {
 		}
 	}
 	buf := tcp.NewBuffer(size)
-	n, err := c.Read(buf.B[room:size])
+	n, err := c.read(buf.B[room:size])
 	if n == 0 {
 		buf.Free()
 		return nil, 0, err
@@ -500,5 +511,12 @@ func (c *Conn) Close() error {
 		}
 		c.mu.Unlock()
 	}
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	if c.reading.TryLock() { // else whoever reads gives the buffer back
+		c.ended = net.ErrClosed
+		c.plain, c.r = nil, c.w
+		c.release()
+		c.reading.Unlock()
+	}
+	return err
 }

@@ -388,6 +388,33 @@ func TestConnIdleHoldsNoBuffer(t *testing.T) {
 	}
 }
 
+// What was read and is not taken goes with the connection: its buffer does not.
+func TestConnClosedHoldsNoBuffer(t *testing.T) {
+	client, server := connPair(t)
+	_, _ = client.Write([]byte("ping, and more"))
+	if _, err := io.ReadFull(server, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	if server.raw == nil {
+		t.Fatal("nothing is left to be read")
+	}
+	_ = server.Close()
+	if server.raw != nil {
+		t.Error("a buffer is kept")
+	}
+	if n, err := server.Read(make([]byte, 4)); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Read = %d, %v after Close", n, err)
+	}
+
+	var reading sync.WaitGroup
+	reading.Go(func() { _, _ = io.Copy(io.Discard, client) })
+	_ = client.Close()
+	reading.Wait()
+	if client.raw != nil {
+		t.Error("whoever was reading kept a buffer")
+	}
+}
+
 func TestConnAllocations(t *testing.T) {
 	client, server := connPair(t)
 	out, in := make([]byte, 8<<10), make([]byte, 8<<10)
