@@ -17,6 +17,7 @@ type scenario struct {
 
 // beside are scenarios in namespaces of their own, which mostly wait.
 var beside = []scenario{
+	{"dual stack", dualStack}, // the longest
 	{"strict", strict},
 	{"traffic", traffic},
 	{"jobs", jobs},

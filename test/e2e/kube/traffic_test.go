@@ -120,13 +120,14 @@ func addresses(t *testing.T) {
 }
 
 // nodes has clients in the network of a node call a meshed service, by its
-// address and by a port of the node's, which kube-proxy sends to any node's pod.
+// address and by a port of the node's, over IPv4 and IPv6, which kube-proxy sends to
+// any node's pod.
 func nodes(t *testing.T) {
 	namespace(t, "ports", true)
 	namespace(t, "nodes", false)
 	apply(t, deploy("ports", web(2)))
 	rolledOut(t, "ports", "deployment/web")
-	kubectl(t, "-n", "ports", "patch", "service", "web", "-p", `{"spec":{"type":"NodePort"}}`)
+	kubectl(t, "-n", "ports", "patch", "service", "web", "-p", `{"spec":{"type":"NodePort","ipFamilyPolicy":"RequireDualStack"}}`)
 	service := strings.Fields(kubectl(t, "-n", "ports", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP} {.spec.ports[0].nodePort}"))
 	for _, node := range []string{"node1", "node2"} {
 		apply(t, deploy("nodes", workload{name: node, args: "hold", pod: "      hostNetwork: true\n      nodeSelector: {kubernetes.io/hostname: " + node + "}\n"}))

@@ -4,7 +4,8 @@
 //	app web|load|dial|smtpd|… ARGS   see package peer
 //	app grpc ADDR                    a gRPC server that says it is healthy, until SIGTERM
 //	app call [-n COUNT] ADDR         asks it
-//	app fetch URL                    prints the answer to one GET, exit code 1 unless it is 200
+//	app fetch [-4|-6] URL            prints the answer to one GET, exit code 1 unless it is 200; over IPv4, or IPv6, alone
+//	app web6 ADDR                    an HTTP server on IPv6 alone that answers with its client's address, until SIGTERM
 //	app certify ADDR [NAME]          asks the authority for a certificate, with the token on stdin and NAME in the
 //	                                 request, and prints the name that it gets, exit code 1 if it gets none
 //	app hold                         does nothing until SIGTERM
@@ -18,6 +19,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -45,7 +47,7 @@ const patience = 20 * time.Second
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	programs := map[string]func(context.Context, []string) error{"grpc": serveGRPC, "call": call, "fetch": fetch, "hold": hold,
+	programs := map[string]func(context.Context, []string) error{"grpc": serveGRPC, "call": call, "fetch": fetch, "web6": web6, "hold": hold,
 		"certify": certify, "cat": cat, "touch": touch, "rm": remove}
 	if len(os.Args) < 2 || programs[os.Args[1]] == nil {
 		stop()
@@ -98,6 +100,12 @@ func call(ctx context.Context, args []string) error {
 
 func fetch(ctx context.Context, args []string) error {
 	client := &http.Client{Timeout: patience}
+	if family, only := map[string]string{"-4": "tcp4", "-6": "tcp6"}[args[0]]; only {
+		args = args[1:]
+		client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, family, addr)
+		}}
+	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
 	if err != nil {
 		return err
@@ -112,6 +120,22 @@ func fetch(ctx context.Context, args []string) error {
 	}
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s", response.Status)
+	}
+	return nil
+}
+
+func web6(ctx context.Context, args []string) error {
+	listener, err := net.Listen("tcp6", args[0])
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		fmt.Fprintln(w, host)
+	})}
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
 	}
 	return nil
 }
