@@ -322,13 +322,14 @@ func (l *Lease) SetReady(ready bool) {
 }
 
 // Lose ends the lease without a goodbye: the replica is sent nothing from now
-// on, and is gone after the grace unless it joins again.
+// on, and is gone after the grace unless it joins again. Of a lost one, the grace
+// begins anew.
 func (l *Lease) Lose() {
 	s := l.state
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	current := l.currentLocked()
-	if current == nil || !current.deadline.IsZero() {
+	if current == nil {
 		return
 	}
 	current.deadline = s.config.Now().Add(s.config.Grace)

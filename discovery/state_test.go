@@ -197,6 +197,23 @@ func TestRejoinAfterARestart(t *testing.T) {
 	}
 }
 
+// Who is lost, and then found dead, keeps its address while it is swept up.
+func TestLosingAgainBeginsTheGraceAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newState(t)
+		lease := join(t, s, JoinRequest{Service: "web"})
+		lease.Lose()
+		time.Sleep(defaultGrace - time.Second)
+		lease.Lose()
+		time.Sleep(2 * time.Second)
+		s.Expire(s.config.Now())
+		checkShow(t, s, "web", "web-1 10.84.0.2 lost")
+		time.Sleep(defaultGrace)
+		s.Expire(s.config.Now())
+		checkShow(t, s, "web", "-")
+	})
+}
+
 func TestLeaveEndsALostLeaseAtOnce(t *testing.T) {
 	s := newState(t)
 	lease := join(t, s, JoinRequest{Service: "web"})

@@ -511,12 +511,22 @@ func (c *Conn) Close() error {
 		}
 		c.mu.Unlock()
 	}
-	err := c.Conn.Close()
-	if c.reading.TryLock() { // else whoever reads gives the buffer back
+	defer c.drop()
+	return c.Conn.Close()
+}
+
+// Reset closes the connection so that the peer sees ECONNRESET.
+func (c *Conn) Reset() {
+	defer c.drop()
+	c.Conn.Reset()
+}
+
+// drop forgets what was read and is not taken, unless somebody reads, who will.
+func (c *Conn) drop() {
+	if c.reading.TryLock() {
 		c.ended = net.ErrClosed
 		c.plain, c.r = nil, c.w
 		c.release()
 		c.reading.Unlock()
 	}
-	return err
 }

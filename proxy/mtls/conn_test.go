@@ -390,6 +390,12 @@ func TestConnIdleHoldsNoBuffer(t *testing.T) {
 
 // What was read and is not taken goes with the connection: its buffer does not.
 func TestConnClosedHoldsNoBuffer(t *testing.T) {
+	for name, end := range map[string]func(*Conn){"Close": func(c *Conn) { _ = c.Close() }, "Reset": (*Conn).Reset} {
+		t.Run(name, func(t *testing.T) { closedHoldsNoBuffer(t, end) })
+	}
+}
+
+func closedHoldsNoBuffer(t *testing.T, end func(*Conn)) {
 	client, server := connPair(t)
 	_, _ = client.Write([]byte("ping, and more"))
 	if _, err := io.ReadFull(server, make([]byte, 4)); err != nil {
@@ -398,17 +404,17 @@ func TestConnClosedHoldsNoBuffer(t *testing.T) {
 	if server.raw == nil {
 		t.Fatal("nothing is left to be read")
 	}
-	_ = server.Close()
+	end(server)
 	if server.raw != nil {
 		t.Error("a buffer is kept")
 	}
 	if n, err := server.Read(make([]byte, 4)); n != 0 || !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Read = %d, %v after Close", n, err)
+		t.Errorf("Read = %d, %v after the end", n, err)
 	}
 
 	var reading sync.WaitGroup
 	reading.Go(func() { _, _ = io.Copy(io.Discard, client) })
-	_ = client.Close()
+	end(client)
 	reading.Wait()
 	if client.raw != nil {
 		t.Error("whoever was reading kept a buffer")

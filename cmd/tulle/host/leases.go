@@ -96,11 +96,10 @@ func (l *leases) Join(stream grpc.BidiStreamingServer[tullev1.JoinRequest, tulle
 	if err != nil {
 		return err
 	}
-	h, err := l.enter(first.GetRegister())
+	h, lease, err := l.enter(first.GetRegister())
 	if err != nil {
 		return err
 	}
-	lease := h.lease
 	defer l.leave(h, lease)
 	err = stream.Send(&tullev1.JoinResponse{Message: &tullev1.JoinResponse_Lease{Lease: l.grant(lease)}})
 	if err != nil {
@@ -169,20 +168,21 @@ func (l *leases) handle(stream grpc.BidiStreamingServer[tullev1.JoinRequest, tul
 	return status.Error(codes.InvalidArgument, "unknown message; is this tulle of another version than the daemon?")
 }
 
-// enter gives a replica its place.
-func (l *leases) enter(reg *tullev1.Register) (*held, error) {
+// enter gives a replica its place, and the lease of it: that of h ends as soon as
+// somebody finds the replica dead.
+func (l *leases) enter(reg *tullev1.Register) (*held, *discovery.Lease, error) {
 	if reg == nil {
-		return nil, status.Error(codes.InvalidArgument, "the first message must be a Register")
+		return nil, nil, status.Error(codes.InvalidArgument, "the first message must be a Register")
 	}
 	start, ok := workload.StartTime(int(reg.GetPid()))
 	if !ok {
-		return nil, status.Errorf(codes.InvalidArgument, "no process %d here; tulle run has to share the daemon's process namespace", reg.GetPid())
+		return nil, nil, status.Errorf(codes.InvalidArgument, "no process %d here; tulle run has to share the daemon's process namespace", reg.GetPid())
 	}
 	l.buryDeadBefore(reg) // who is started again at once finds name and ports free
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closing {
-		return nil, status.Error(codes.FailedPrecondition, "the mesh is going down; bring it back with: tulle up")
+		return nil, nil, status.Error(codes.FailedPrecondition, "the mesh is going down; bring it back with: tulle up")
 	}
 	h := &held{status: &tullev1.Status{}, stop: make(chan struct{}), gone: make(chan struct{})}
 	h.record = record{
@@ -191,33 +191,33 @@ func (l *leases) enter(reg *tullev1.Register) (*held, error) {
 	}
 	for _, p := range reg.GetPorts() {
 		if p == 0 || p > 65535 {
-			return nil, status.Errorf(codes.InvalidArgument, "port %d: must be 1 to 65535", p)
+			return nil, nil, status.Errorf(codes.InvalidArgument, "port %d: must be 1 to 65535", p)
 		}
 		h.record.Ports = append(h.record.Ports, uint16(p))
 	}
 	if err := l.checkHostNetworkLocked(&h.record, reg.GetReplica()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	before := l.replicas[reg.GetReplica()]
 	if before != nil && !before.record.Exited {
 		if before.record.Pid != h.record.Pid || before.record.PidStart != start {
-			return nil, status.Errorf(codes.AlreadyExists, "replica %q belongs to process %d", reg.GetReplica(), before.record.Pid)
+			return nil, nil, status.Errorf(codes.AlreadyExists, "replica %q belongs to process %d", reg.GetReplica(), before.record.Pid)
 		}
 		h.record.Started, h.record.VIP4, h.record.VIP6 = before.record.Started, before.record.VIP4, before.record.VIP6
 		h.asked, h.stop, h.gone = before.asked, before.stop, before.gone
 	}
 	if err := l.joinLocked(h, reg.GetAdd(), reg.GetReplica(), reg.GetAddress4(), reg.GetAddress6()); err != nil {
-		return nil, joinStatus(err)
+		return nil, nil, joinStatus(err)
 	}
 	if !reg.GetAdd() && reg.GetReplica() == "" {
 		l.forgetLocked(func(o *held) bool { return o.record.Service == h.record.Service })
 	}
 	if err := h.record.save(l.run); err != nil {
 		h.lease.Leave()
-		return nil, status.Errorf(codes.Internal, "write the replica's state: %v", err)
+		return nil, nil, status.Errorf(codes.Internal, "write the replica's state: %v", err)
 	}
 	l.replicas[h.record.Replica] = h
-	return h, nil
+	return h, h.lease, nil
 }
 
 // checkHostNetworkLocked refuses a record that cannot be in the host's network:
@@ -328,7 +328,7 @@ func (l *leases) bury(h *held) {
 	}
 	h.burying = true
 	if h.lease != nil {
-		h.lease.Lose()
+		h.lease.Lose() // the grace is longer than a sweep: until then nobody else gets its address
 	}
 	if !h.asked {
 		l.log.Warn("a tulle run ended without a word; removing what is left of its replica", "replica", h.record.Replica)

@@ -170,8 +170,8 @@ func (c *cluster) caughtUp(ctx context.Context, out io.Writer, before []string) 
 		return err
 	}
 	if err != nil {
-		return command.WithHint(fmt.Errorf("the mesh is installed, but whether its proxies follow it is not known: %w", err),
-			"wait a minute before pods are replaced, and look with: tulle proxies")
+		return command.WithHint(fmt.Errorf("the mesh is installed, but whether its proxies follow it is not known, so wait a minute before pods are replaced: %w", err),
+			"look with: tulle proxies")
 	}
 	if len(missing) == 0 {
 		return nil
