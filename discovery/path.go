@@ -48,7 +48,8 @@ func SplitPort(server string) (name string, port uint16, err error) {
 	if a, err := netip.ParseAddr(server); err == nil {
 		return a.Unmap().String(), 0, nil
 	}
-	name, number, numbered := server, "", false
+	var number string
+	var numbered bool
 	if rest, ok := strings.CutPrefix(server, "["); ok {
 		host, after, closed := strings.Cut(rest, "]")
 		a, err := netip.ParseAddr(host)
