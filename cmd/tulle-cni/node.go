@@ -130,8 +130,9 @@ func runRemove(ctx context.Context, args []string, stderr io.Writer) error {
 }
 
 // farewell is how long a network namespace may outlive the last process in it: the
-// kernel takes its time.
-const farewell = 10 * time.Second
+// kernel takes its time, and what a socket without an owner still has to send keeps
+// the namespace until it has been sent again often enough.
+const farewell = 30 * time.Second
 
 // removeKernel takes the eBPF programs away, but for pods that live by them, which
 // it counts.
@@ -148,7 +149,7 @@ func removeKernel(ctx context.Context, n redirect.Node) (pods int, err error) {
 		select {
 		case <-ctx.Done():
 			return pods, nil
-		case <-time.After(farewell / 100):
+		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
