@@ -105,14 +105,16 @@ func runAgent(ctx context.Context, args []string, stderr io.Writer) error {
 // still live by. Then it waits, since a DaemonSet wants its pods to run.
 func runRemove(ctx context.Context, args []string, stderr io.Writer) error {
 	var m machine
-	if err := m.flags("remove", stderr).Parse(args); err != nil {
+	f := m.flags("remove", stderr)
+	patience := f.Duration("patience", farewell, "how long to wait for network namespaces of pods to end")
+	if err := f.Parse(args); err != nil {
 		return err
 	}
 	node := m.node(stderr)
 	if err := node.Remove(); err != nil {
 		return err
 	}
-	pods, err := removeKernel(ctx, m.kernel())
+	pods, err := removeKernel(ctx, m.kernel(), *patience)
 	if err != nil {
 		return err
 	}
@@ -135,9 +137,9 @@ func runRemove(ctx context.Context, args []string, stderr io.Writer) error {
 const farewell = 30 * time.Second
 
 // removeKernel takes the eBPF programs away, but for pods that live by them, which
-// it counts.
-func removeKernel(ctx context.Context, n redirect.Node) (pods int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, farewell)
+// it counts once patience is over.
+func removeKernel(ctx context.Context, n redirect.Node, patience time.Duration) (pods int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		if pods, err = n.InUse(); err != nil {

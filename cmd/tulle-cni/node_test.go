@@ -261,7 +261,7 @@ func TestNode(t *testing.T) {
 			agent.await(t, "pod=a/web backend="+backend)
 			agent.kill()
 
-			remove := h.start(t, "remove")
+			remove := h.start(t, "remove", "-patience=1s")
 			h.await(t, "-removed")
 			remove.kill()
 			if n := h.pinned(t); n != pins {
