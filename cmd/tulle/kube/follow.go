@@ -14,7 +14,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
 	"github.com/tulle-mesh/tulle/dashboard"
@@ -35,7 +34,8 @@ const (
 	// othersWithin is for those that followed nobody before either.
 	othersWithin = 30 * time.Second
 	followEvery  = time.Second
-	lookTimeout  = 10 * time.Second
+	// lookTimeout bounds the questions to the control plane, once the pods are known.
+	lookTimeout = 10 * time.Second
 	// maxNamed is how many of many are named.
 	maxNamed = 5
 )
@@ -50,20 +50,16 @@ type following struct {
 // followers asks the control plane, and all of its replicas, what the proxies
 // know.
 func (c *cluster) followers(ctx context.Context) (f following, err error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	pods, err := c.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: names.MeshedLabel + "=true"})
-	if err != nil {
-		return f, c.explain(err)
-	}
-	for i := range pods.Items {
-		if p := &pods.Items[i]; p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning && proxyReady(p) {
+	err = c.eachPod(ctx, "", meshedPods, func(p *corev1.Pod) {
+		if p.Status.Phase == corev1.PodRunning && proxyReady(p) {
 			f.pods = append(f.pods, p.Namespace+"/"+p.Name)
 		}
+	})
+	if err != nil || len(f.pods) == 0 {
+		return f, err
 	}
-	if len(f.pods) == 0 {
-		return f, nil
-	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
 	replicas, err := c.replicas(ctx)
 	if err != nil {
 		return f, err

@@ -190,17 +190,9 @@ func (c *cluster) roll(ctx context.Context, env *command.Env, r rolling, namespa
 
 // pods returns a namespace's pods that do not end yet, by name.
 func (c *cluster) pods(ctx context.Context, namespace string) (map[string]*corev1.Pod, error) {
-	list, err := c.client.CoreV1().Pods(namespace).List(ctx, everything)
-	if err != nil {
-		return nil, c.explain(err)
-	}
 	pods := map[string]*corev1.Pod{}
-	for i := range list.Items {
-		if p := &list.Items[i]; p.DeletionTimestamp == nil {
-			pods[p.Name] = p
-		}
-	}
-	return pods, nil
+	err := c.eachPod(ctx, namespace, "", func(p *corev1.Pod) { pods[p.Name] = p })
+	return pods, err
 }
 
 // owns tells whether a pod is one of the workload's.

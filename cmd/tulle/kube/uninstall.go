@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -44,21 +46,18 @@ not renew its certificate any more.`)
 
 // refuseMeshed is an error if pods still need the control plane.
 func (c *cluster) refuseMeshed(ctx context.Context) error {
-	pods, err := c.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: names.MeshedLabel + "=true"})
-	if err != nil {
-		return c.explain(err)
+	count := map[string]int{}
+	if err := c.eachPod(ctx, "", meshedPods, func(p *corev1.Pod) { count[p.Namespace]++ }); err != nil {
+		return err
 	}
-	var namespaces []string
-	for _, p := range pods.Items {
-		if p.DeletionTimestamp == nil && !slices.Contains(namespaces, p.Namespace) {
-			namespaces = append(namespaces, p.Namespace)
-		}
-	}
-	if len(namespaces) == 0 {
+	if len(count) == 0 {
 		return nil
 	}
-	slices.Sort(namespaces)
-	return command.WithHint(fmt.Errorf("%d pods still have a proxy, in %s", len(pods.Items), strings.Join(namespaces, ", ")),
+	sum, namespaces := 0, slices.Sorted(maps.Keys(count))
+	for _, n := range count {
+		sum += n
+	}
+	return command.WithHint(fmt.Errorf("%d pods still have a proxy, in %s", sum, strings.Join(namespaces, ", ")),
 		"first type: tulle unmesh "+strings.Join(namespaces, " "))
 }
 

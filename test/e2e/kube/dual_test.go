@@ -38,11 +38,13 @@ func dualStack(t *testing.T) {
 	rolledOut(t, ns, names...)
 	rolledOut(t, out, "deployment/client", "deployment/web")
 
+	calls := map[string][]call6{}
+	for to := range redirects {
+		calls[to] = callsOver6(t, ns, to)
+	}
 	for from := range redirects {
 		for to := range redirects {
-			for _, c := range callsOver6(t, ns, to) {
-				c.succeeds(t, ns, "client-"+from, to)
-			}
+			succeedOver6(t, ns, from, to, calls[to])
 		}
 	}
 	for node := range redirects {
@@ -52,10 +54,10 @@ func dualStack(t *testing.T) {
 	if packets := seen(); packets != 0 {
 		t.Errorf("%d packets between meshed pods were readable", packets)
 	}
-	shownAs6(t, ns, out)
+	shownAs6(t, ns, out, calls["node2"])
 
-	mixedOver6(t, ns, out, seen)
-	strictOver6(t, ns, out)
+	mixedOver6(t, ns, out, calls, seen)
+	strictOver6(t, ns, out, calls)
 	controlOver6(t, ns)
 }
 
@@ -99,33 +101,48 @@ func callsOver6(t *testing.T, namespace, node string) []call6 {
 
 func (c call6) url() string { return "http://" + net.JoinHostPort(c.host, "8080") + marker }
 
-func (c call6) args() []string {
-	return append([]string{"fetch"}, strings.Fields(c.family+" "+c.url())...)
+// fetchEach makes all the calls from a workload's pod, each on its own.
+func fetchEach(t *testing.T, namespace, from string, calls []call6) []outcome {
+	t.Helper()
+	args := []string{"each"}
+	for _, c := range calls {
+		args = append(args, strings.Fields(c.family+" "+c.url())...)
+	}
+	r := inPod(t, namespace, "deployment/"+from, args...)
+	var all []outcome
+	for line := range strings.Lines(r.stdout) {
+		all = append(all, decode[outcome](t, line))
+	}
+	if r.code != 0 || len(all) != len(calls) {
+		t.Fatalf("%d calls from %s/%s: exit %d\n%s%s", len(calls), namespace, from, r.code, r.stdout, r.stderr)
+	}
+	return all
 }
 
-func fetch6(t *testing.T, namespace, from string, c call6) string {
-	t.Helper()
-	r := inPod(t, namespace, "deployment/"+from, c.args()...)
-	if r.code != 0 {
-		t.Fatalf("GET %s %s from %s/%s: exit %d\n%s%s", c.family, c.url(), namespace, from, r.code, r.stdout, r.stderr)
-	}
-	return strings.TrimSpace(r.stdout)
-}
+// outcome is how one of several calls went.
+type outcome struct{ Answer, Error string }
 
-// succeeds makes the call, and has the server see whom it has to: the client with
-// eBPF, else its own proxy, at the pod's address.
-func (c call6) succeeds(t *testing.T, namespace, from, to string) {
+// succeedOver6 makes the calls from a node to another, and has the server see whom
+// it has to: the client with eBPF, else its own proxy, at the pod's address.
+func succeedOver6(t *testing.T, namespace, from, to string, calls []call6) {
 	t.Helper()
-	who := c.server + "-" + to
-	if redirects[to] == "ebpf" {
-		who = from
-	}
-	want := podIP6(t, namespace, who)
-	if c.family == "-4" {
-		want = podIP(t, namespace, who)
-	}
-	if got := fetch6(t, namespace, from, c); got != want {
-		t.Errorf("from %s, GET %s %s: the server saw client %s, want %s", from, c.family, c.url(), got, want)
+	seen := map[string]string{} // by server and family, what it has to see
+	for i, got := range fetchEach(t, namespace, "client-"+from, calls) {
+		c := calls[i]
+		who := c.server + "-" + to
+		if redirects[to] == "ebpf" {
+			who = "client-" + from
+		}
+		want, known := seen[who+c.family]
+		if !known {
+			if want = podIP6(t, namespace, who); c.family == "-4" {
+				want = podIP(t, namespace, who)
+			}
+			seen[who+c.family] = want
+		}
+		if got.Error != "" || got.Answer != want {
+			t.Errorf("from %s, GET %s %s: the server saw client %s %s, want %s", from, c.family, c.url(), got.Answer, got.Error, want)
+		}
 	}
 }
 
@@ -187,13 +204,13 @@ func outbound(t *testing.T, namespace, scenario string) string {
 }
 
 // shownAs6 has the views take IPv6 addresses.
-func shownAs6(t *testing.T, ns, out string) {
+func shownAs6(t *testing.T, ns, out string, calls []call6) {
 	t.Helper()
 	eventually(t, "tulle edges shows mutual TLS only", func() (bool, string) {
 		r := tulle(t, "edges", "ns/"+ns, "-o", "json")
 		return r.code == 0 && strings.Contains(r.stdout, "mtls") && !strings.Contains(r.stdout, "plaintext"), r.stdout + r.stderr
 	})
-	for _, c := range callsOver6(t, ns, "node2") {
+	for _, c := range calls {
 		r := tulle(t, "why", "deploy/client-node1", c.url(), "-n", ns)
 		if r.code != 0 || !strings.Contains(r.stdout, "by mutual TLS") {
 			t.Errorf("tulle why deploy/client-node1 %s: exit %d\n%s%s", c.url(), r.code, r.stdout, r.stderr)
@@ -207,11 +224,13 @@ func shownAs6(t *testing.T, ns, out string) {
 
 // mixedOver6 has clients outside the mesh served, and seen on the wire, and servers
 // outside called through the client's proxy.
-func mixedOver6(t *testing.T, ns, out string, seen func() int) {
+func mixedOver6(t *testing.T, ns, out string, calls map[string][]call6, seen func() int) {
 	t.Helper()
 	for to := range redirects {
-		for _, c := range callsOver6(t, ns, to) {
-			fetch6(t, out, "client", c)
+		for i, got := range fetchEach(t, out, "client", calls[to]) {
+			if got.Error != "" {
+				t.Errorf("from outside, GET %s %s: %s", calls[to][i].family, calls[to][i].url(), got.Error)
+			}
 		}
 	}
 	if seen() == 0 {
@@ -231,20 +250,20 @@ func mixedOver6(t *testing.T, ns, out string, seen func() int) {
 
 // strictOver6 refuses clients outside the mesh, whichever address they find, and
 // serves those inside.
-func strictOver6(t *testing.T, ns, out string) {
+func strictOver6(t *testing.T, ns, out string, calls map[string][]call6) {
 	t.Helper()
 	kubectl(t, "annotate", "namespace", ns, cluster.Policy+"="+cluster.Strict)
 	for to := range redirects {
-		calls := callsOver6(t, ns, to)
-		for _, c := range calls {
-			eventually(t, "strict: GET "+c.family+" "+c.url()+" from outside is refused", func() (bool, string) {
-				r := inPod(t, out, "deployment/client", c.args()...)
-				return r.code != 0, r.stdout + r.stderr
-			})
-		}
-		for _, c := range calls {
-			c.succeeds(t, ns, "client-node1", to)
-		}
+		eventually(t, "strict: all calls from outside to "+to+" are refused", func() (bool, string) {
+			var served []string
+			for i, got := range fetchEach(t, out, "client", calls[to]) {
+				if got.Error == "" {
+					served = append(served, calls[to][i].family+" "+calls[to][i].url())
+				}
+			}
+			return len(served) == 0, "served: " + strings.Join(served, ", ")
+		})
+		succeedOver6(t, ns, "node1", to, calls[to])
 		// The proxy's own ports are no way in, either.
 		for _, port := range []int{mesh.InboundPort, mesh.OutboundPort} {
 			url := "http://" + net.JoinHostPort(podIP6(t, ns, "web-"+to), strconv.Itoa(port)) + marker
@@ -282,7 +301,10 @@ func controlOver6(t *testing.T, ns string) {
 	rolledOut(t, ns, "deployment/client-node1", "deployment/client-node2")
 	for from := range redirects {
 		for to := range redirects {
-			fetch6(t, ns, "client-"+from, call6{"-6", "both-" + to, "web"})
+			if got := fetchEach(t, ns, "client-"+from, []call6{{"-6", "both-" + to, "web"}})[0]; got.Error != "" {
+				t.Errorf("from %s to %s: %s", from, to, got.Error)
+			}
 		}
 	}
+	must(t, "check")
 }

@@ -95,12 +95,14 @@ func strict(t *testing.T) {
 	)+deploy("outside", client))
 	rolledOut(t, "vault", "deployment/http", "deployment/grpc", "deployment/tcp", "deployment/exec", "deployment/client")
 	rolledOut(t, "outside", "deployment/client")
-	fetch(t, "vault", "deployment/client", "http://http:8080/")
 	for _, args := range [][]string{
 		{"fetch", "http://http.vault:8080/"},
-		{"call", "grpc.vault:9000"},
+		{"call", "-now", "grpc.vault:9000"},
 		{"dial", "tcp.vault:2525", "line"},
 	} {
+		if r := inPod(t, "vault", "deployment/client", args...); r.code != 0 {
+			t.Errorf("a client in the mesh was not served by a strict namespace: %v: %s%s", args, r.stdout, r.stderr)
+		}
 		if r := inPod(t, "outside", "deployment/client", args...); r.code == 0 {
 			t.Errorf("a client outside the mesh was served by a strict namespace: %v: %s", args, r.stdout)
 		}

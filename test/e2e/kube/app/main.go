@@ -3,8 +3,9 @@
 //
 //	app web|load|dial|smtpd|… ARGS   see package peer
 //	app grpc ADDR                    a gRPC server that says it is healthy, until SIGTERM
-//	app call [-n COUNT] ADDR         asks it
+//	app call [-n COUNT] ADDR         asks it; with -now instead of a count once, without waiting for one who answers
 //	app fetch [-4|-6] URL            prints the answer to one GET, exit code 1 unless it is 200; over IPv4, or IPv6, alone
+//	app each [-4|-6] URL...          makes a GET of each URL, all at once, and prints a line of JSON about each, in their order
 //	app web6 ADDR                    an HTTP server on IPv6 alone that answers with its client's address, until SIGTERM
 //	app certify ADDR [NAME]          asks the authority for a certificate, with the token on stdin and NAME in the
 //	                                 request, and prints the name that it gets, exit code 1 if it gets none
@@ -19,6 +20,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +30,8 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -47,7 +51,7 @@ const patience = 20 * time.Second
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	programs := map[string]func(context.Context, []string) error{"grpc": serveGRPC, "call": call, "fetch": fetch, "web6": web6, "hold": hold,
+	programs := map[string]func(context.Context, []string) error{"grpc": serveGRPC, "call": call, "fetch": fetch, "each": each, "web6": web6, "hold": hold,
 		"certify": certify, "cat": cat, "touch": touch, "rm": remove}
 	if len(os.Args) < 2 || programs[os.Args[1]] == nil {
 		stop()
@@ -76,10 +80,13 @@ func serveGRPC(ctx context.Context, args []string) error {
 }
 
 func call(ctx context.Context, args []string) error {
-	count := 1
-	if len(args) > 2 && args[0] == "-n" {
+	count, wait := 1, true
+	switch {
+	case len(args) > 2 && args[0] == "-n":
 		count, _ = strconv.Atoi(args[1])
 		args = args[2:]
+	case args[0] == "-now":
+		wait, args = false, args[1:]
 	}
 	conn, err := grpc.NewClient("passthrough:///"+args[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -88,7 +95,7 @@ func call(ctx context.Context, args []string) error {
 	defer conn.Close()
 	for range count {
 		ctx, cancel := context.WithTimeout(ctx, patience)
-		answer, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}, grpc.WaitForReady(true))
+		answer, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}, grpc.WaitForReady(wait))
 		cancel()
 		if err != nil {
 			return err
@@ -99,27 +106,69 @@ func call(ctx context.Context, args []string) error {
 }
 
 func fetch(ctx context.Context, args []string) error {
+	family := ""
+	if len(args) > 1 {
+		family, args = args[0], args[1:]
+	}
+	answer, err := get(ctx, family, args[0])
+	fmt.Print(answer)
+	return err
+}
+
+// get makes one GET, over the family -4 or -6 alone, or over any. What came of the
+// answer is returned beside an error.
+func get(ctx context.Context, family, url string) (string, error) {
 	client := &http.Client{Timeout: patience}
-	if family, only := map[string]string{"-4": "tcp4", "-6": "tcp6"}[args[0]]; only {
-		args = args[1:]
-		client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, family, addr)
+	if network, only := map[string]string{"-4": "tcp4", "-6": "tcp6"}[family]; only {
+		client.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, addr)
 		}}
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer response.Body.Close()
-	if _, err := io.Copy(os.Stdout, io.LimitReader(response.Body, 1<<20)); err != nil {
-		return err
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = errors.New(response.Status)
 	}
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s", response.Status)
+	return string(body), err
+}
+
+// outcome is what each prints about a GET.
+type outcome struct{ Answer, Error string }
+
+func each(ctx context.Context, args []string) error {
+	var all []*outcome
+	var running sync.WaitGroup
+	for family := ""; len(args) > 0; args = args[1:] {
+		if strings.HasPrefix(args[0], "-") {
+			family = args[0]
+			continue
+		}
+		o := new(outcome)
+		all = append(all, o)
+		of, url := family, args[0]
+		family = ""
+		running.Go(func() {
+			answer, err := get(ctx, of, url)
+			o.Answer = strings.TrimSpace(answer)
+			if err != nil {
+				o.Error = err.Error()
+			}
+		})
+	}
+	running.Wait()
+	out := json.NewEncoder(os.Stdout)
+	for _, o := range all {
+		if err := out.Encode(o); err != nil {
+			return err
+		}
 	}
 	return nil
 }
