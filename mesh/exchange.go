@@ -44,7 +44,8 @@ func (p Protocol) String() string {
 	return protocolNames[Unknown]
 }
 
-// Security tells how an exchange was protected between the two workloads.
+// Security tells how an exchange was protected between the two workloads; of one
+// that no connection came to be for, how it was to be.
 type Security uint8
 
 // Securities.

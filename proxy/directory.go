@@ -63,6 +63,7 @@ type destination struct {
 	facts   mesh.Latest[destinationFacts]
 	set     *endpointSet
 	unready atomic.Bool   // there are endpoints, but none is ready
+	open    atomic.Bool   // of those there are, or were last, nobody has an identity
 	learned atomic.Uint32 // sniff.Verdict: what the last connection turned out to speak
 	used    atomic.Int64  // of the proxy's clock
 	inUse   atomic.Int64
@@ -102,6 +103,18 @@ func (d *destination) pick(ctx context.Context, now func() time.Duration, avoid 
 		}
 	}
 	return d.set.Pick(now(), avoid)
+}
+
+// intended is how a connection was to be protected that never came to be: tried is
+// the endpoint that failed, nil if there was none.
+func (d *destination) intended(tried *endpoint) mesh.Security {
+	switch {
+	case tried != nil:
+		return tried.Value.security
+	case d.open.Load():
+		return mesh.Plaintext
+	}
+	return mesh.MutualTLS
 }
 
 // hint is what the service's owner declared, or what was learned.
@@ -277,6 +290,9 @@ func (r *directory) adopt(d *destination, m *tullev1.Destination) {
 	facts := &destinationFacts{service: m.GetService(), protocol: protocols[m.GetProtocol()]}
 	d.facts.Store(facts) // before the endpoints, which are labelled by it
 	d.set.Update(r.now(), specs)
+	if len(specs) > 0 {
+		d.open.Store(!slices.ContainsFunc(specs, func(s balance.Spec[endpointKey]) bool { return !s.Key.id.IsZero() }))
+	}
 	d.unready.Store(len(specs) > 0 && !slices.ContainsFunc(specs, func(s balance.Spec[endpointKey]) bool { return s.Ready }))
 	d.facts.Store(facts) // wakes those who wait in pick
 	select {

@@ -38,6 +38,7 @@ type h2Router interface {
 	// again reports whether a request that nobody has seen may be sent again.
 	again(x *h2Exchange) bool
 	edge(x *h2Exchange) *edge
+	security(x *h2Exchange) mesh.Security
 	server(x *h2Exchange) mesh.Peer
 	// away says that the client takes part no more.
 	away()
@@ -50,7 +51,6 @@ type h2Conn struct {
 	conn      *http2.Conn
 	track     *tracked
 	client    mesh.Peer
-	security  mesh.Security // inbound: of the client's side
 	router    h2Router
 	used      time.Duration // of the reading goroutine: when the last stream was opened
 }
@@ -157,7 +157,7 @@ func (r *h2Request) Head(m *http2.Message, end bool) {
 // begin notes the head of the request.
 func (x *h2Exchange) begin(m *http2.Message, end bool) {
 	c := x.conn
-	x.rec.Direction, x.rec.Protocol, x.rec.Client, x.rec.Security = c.direction, mesh.HTTP2, c.client, c.security
+	x.rec.Direction, x.rec.Protocol, x.rec.Client = c.direction, mesh.HTTP2, c.client
 	if c.proxy.recorder.tapped() {
 		x.rec.Method, x.rec.Path, x.rec.Host = m.Method, m.Path, m.Authority
 		if x.rec.Host == "" {
@@ -626,10 +626,7 @@ func (x *h2Exchange) endLocked() {
 	x.over = true
 	x.rec.Duration = time.Since(x.rec.Start)
 	r := x.conn.router
-	x.rec.Server = r.server(x)
-	if x.ep != nil {
-		x.rec.Security = x.ep.Value.security
-	}
+	x.rec.Server, x.rec.Security = r.server(x), r.security(x)
 	x.conn.proxy.recorder.record(r.edge(x), &x.rec)
 	x.leaveLocked()
 	x.body, x.fields, x.trailer = nil, nil, nil

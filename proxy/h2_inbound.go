@@ -62,7 +62,7 @@ func (in *inbound) http2(ctx context.Context, over *mtls.Conn) {
 
 // h2Client makes the client's end, with the limits of the application.
 func (in *inbound) h2Client(a *h2App, over *mtls.Conn) *h2Conn {
-	c := &h2Conn{proxy: in.proxy, direction: mesh.Inbound, track: in.track, client: in.client, security: in.security, router: a}
+	c := &h2Conn{proxy: in.proxy, direction: mesh.Inbound, track: in.track, client: in.client, router: a}
 	streams, connect := a.app.Peer()
 	conf := http2.Config{Server: true, Owner: c, Streams: h2Streams(streams), Connect: connect, Kept: &in.proxy.kept}
 	var t tcp.Transport = in.conn
@@ -134,5 +134,6 @@ func (a *h2App) blamed(*h2Exchange)                  {}
 func (a *h2App) left(*h2Exchange)                    {}
 func (a *h2App) again(*h2Exchange) bool              { return false }
 func (a *h2App) edge(*h2Exchange) *edge              { return a.counters }
+func (a *h2App) security(*h2Exchange) mesh.Security  { return a.inbound.security }
 func (a *h2App) server(*h2Exchange) mesh.Peer        { return a.inbound.server() }
 func (a *h2App) away()                               {}

@@ -319,9 +319,16 @@ func (b *h2Balanced) again(x *h2Exchange) bool {
 
 func (b *h2Balanced) edge(x *h2Exchange) *edge {
 	if x.ep == nil {
-		return b.proxy.recorder.edge(edgeKey{direction: mesh.Outbound, protocol: mesh.HTTP2, service: b.dest.service()})
+		return b.nowhere(mesh.HTTP2, x.avoid)
 	}
 	return x.ep.Value.edge(mesh.HTTP2)
+}
+
+func (b *h2Balanced) security(x *h2Exchange) mesh.Security {
+	if x.ep == nil {
+		return b.dest.intended(x.avoid)
+	}
+	return x.ep.Value.security
 }
 
 func (b *h2Balanced) server(x *h2Exchange) mesh.Peer {

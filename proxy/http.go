@@ -51,6 +51,8 @@ type router interface {
 	done(s *session, reusable bool)
 	// edge returns the counters of what s connects to; s is nil if there was none.
 	edge(s *session) *edge
+	// security is that of the way between the two workloads; s is nil if it was not gone.
+	security(s *session) mesh.Security
 	// server describes the other side in an exchange.
 	server(s *session) mesh.Peer
 }
@@ -63,7 +65,6 @@ type httpConn struct {
 	tcp       *tcp.Conn   // nil: the client is a proxy
 	hop       *mux.Stream // the client is a proxy: flag octets in front of response heads; else nil
 	client    mesh.Peer
-	security  mesh.Security // inbound: of the client's side
 	route     router
 	track     *tracked
 
@@ -173,17 +174,14 @@ func (c *httpConn) refuse(err error) {
 
 func (c *httpConn) begin() mesh.Exchange {
 	return mesh.Exchange{
-		Direction: c.direction, Protocol: mesh.HTTP1, Client: c.client, Security: c.security,
+		Direction: c.direction, Protocol: mesh.HTTP1, Client: c.client,
 		Start: time.Now(),
 	}
 }
 
 func (c *httpConn) finish(x *mesh.Exchange, s *session) {
 	x.Duration = time.Since(x.Start)
-	x.Server = c.route.server(s)
-	if s != nil && c.direction == mesh.Outbound {
-		x.Security = s.up.security
-	}
+	x.Server, x.Security = c.route.server(s), c.route.security(s)
 	c.proxy.recorder.record(c.route.edge(s), x)
 }
 

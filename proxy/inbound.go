@@ -133,7 +133,7 @@ func (in *inbound) http(ctx context.Context) (parked bool) {
 	for {
 		c := &httpConn{
 			proxy: in.proxy, direction: mesh.Inbound, conn: in.conn, tcp: in.conn, track: in.track,
-			client: in.client, security: in.security,
+			client: in.client,
 		}
 		c.in, in.in = in.in, inbox{}
 		route := &toApp{inbound: in, counters: in.edge(mesh.HTTP1), idle: in.opened}
@@ -400,5 +400,6 @@ func (t *toApp) rest() {
 	}
 }
 
-func (t *toApp) edge(*session) *edge       { return t.counters }
-func (t *toApp) server(*session) mesh.Peer { return t.inbound.server() }
+func (t *toApp) edge(*session) *edge             { return t.counters }
+func (t *toApp) security(*session) mesh.Security { return t.inbound.security }
+func (t *toApp) server(*session) mesh.Peer       { return t.inbound.server() }

@@ -203,7 +203,7 @@ func (in *inbound) session(ctx context.Context, s *mux.Stream, counters *edge) (
 func (h *hop) serve(s *mux.Stream) (next mux.Serve) {
 	c := &httpConn{
 		proxy: h.proxy, direction: mesh.Inbound, conn: s, hop: s, track: h.track,
-		client: h.client, security: h.security,
+		client: h.client,
 	}
 	route := &toApp{inbound: h.inbound, counters: h.counters, idle: h.idle}
 	c.route = route

@@ -252,9 +252,16 @@ func (o *outbound) failed(x *mesh.Exchange, ep *endpoint, err error) {
 		o.proxy.recorder.record(ep.Value.edge(x.Protocol), x)
 		return
 	}
-	o.proxy.recorder.record(o.proxy.recorder.edge(edgeKey{
-		direction: mesh.Outbound, protocol: x.Protocol, service: x.Server.Service,
-	}), x)
+	x.Security = o.dest.intended(nil)
+	o.proxy.recorder.record(o.nowhere(x.Protocol, nil), x)
+}
+
+// nowhere returns the counters of what reached no endpoint; tried is the last one
+// that failed, nil if there was none.
+func (o *outbound) nowhere(proto mesh.Protocol, tried *endpoint) *edge {
+	return o.proxy.recorder.edge(edgeKey{
+		direction: mesh.Outbound, protocol: proto, security: o.dest.intended(tried), service: o.dest.service(),
+	})
 }
 
 func (o *outbound) ended(x *mesh.Exchange, e *edge, s *session, ep *endpoint, err error) {
@@ -404,7 +411,8 @@ func (p *Proxy) passThrough(ctx context.Context, conn *tcp.Conn, track *tracked,
 // expected to answer first.
 type balanced struct {
 	*outbound
-	ep *endpoint // of the last attempt
+	ep    *endpoint // of the last attempt
+	tried *endpoint // that could not be reached, of the last request for which none could
 }
 
 func (b *balanced) session(ctx context.Context, attempt int, a age) (*session, error) {
@@ -439,7 +447,7 @@ func (b *balanced) session(ctx context.Context, attempt int, a age) (*session, e
 		}
 		avoid = ep
 	}
-	b.ep = nil
+	b.ep, b.tried = nil, avoid
 	return nil, err
 }
 
@@ -470,9 +478,16 @@ func (b *balanced) done(s *session, reusable bool) {
 
 func (b *balanced) edge(s *session) *edge {
 	if s == nil {
-		return b.proxy.recorder.edge(edgeKey{direction: mesh.Outbound, protocol: mesh.HTTP1, service: b.dest.service()})
+		return b.nowhere(mesh.HTTP1, b.tried)
 	}
 	return s.up.edge(mesh.HTTP1)
+}
+
+func (b *balanced) security(s *session) mesh.Security {
+	if s == nil {
+		return b.dest.intended(b.tried)
+	}
+	return s.up.security
 }
 
 func (b *balanced) server(s *session) mesh.Peer {

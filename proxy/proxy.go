@@ -238,12 +238,17 @@ func (p *Proxy) refuseConn(c *tcp.Conn, d mesh.Direction, dst netip.AddrPort, er
 	key := edgeKey{direction: d, protocol: mesh.TCP}
 	switch d {
 	case mesh.Outbound:
+		x.Security = mesh.MutualTLS // nothing of it left, and nothing would have without
 		x.Client, x.Server = p.self(peer), mesh.Peer{Addr: dst}
 		key.address = dst.String()
 	case mesh.Inbound:
 		x.Client, x.Server = mesh.Peer{Addr: peer}, p.self(dst)
 		key.service, key.address = p.config.Service, callerAddress(peer)
+		if bad := (*handshakeError)(nil); errors.As(err, &bad) {
+			x.Security = mesh.MutualTLS // it was not to be had without
+		}
 	}
+	key.security = x.Security
 	if errors.Is(err, errLoop) || errors.Is(err, errElsewhere) || errors.Is(err, errDenied) {
 		x.Outcome = mesh.Denied
 	}
