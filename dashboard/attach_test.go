@@ -129,6 +129,11 @@ func TestAttachOverGRPC(t *testing.T) {
 	if after.serial != "beef" || after.renewals != 2 {
 		t.Errorf("after another attach: %+v", after)
 	}
+	for _, name := range []string{"web", testID("web").String()} { // the service, and the identity itself
+		if err := json.Unmarshal(get(h, "/api/v1/identities?name="+name).Body.Bytes(), &answer); err != nil || len(answer.Items) != 1 {
+			t.Errorf("identities of %s: %v, %+v", name, err, answer)
+		}
+	}
 	if w := get(h, "/api/v1/identities?name=nobody"); !strings.Contains(w.Body.String(), `"items":[]`) {
 		t.Errorf("nobody: %s", w.Body)
 	}

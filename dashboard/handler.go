@@ -441,7 +441,7 @@ func named(items any, name string) any {
 		return only(rows, func(r Workload) bool { return means(name, r.Service, r.Replica) })
 	case []Identity:
 		return only(rows, func(r Identity) bool {
-			return means(name, r.Name, r.Identity) || slices.ContainsFunc(r.Holders, func(h HolderView) bool { return means(name, h.Workload) })
+			return means(name, r.Name, r.Identity) || slices.ContainsFunc(r.Holders, func(h HolderView) bool { return means(name, h.Workload, h.service) })
 		})
 	}
 	return items

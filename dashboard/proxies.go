@@ -127,6 +127,8 @@ type HolderView struct {
 	Issued   string `json:"issued"`
 	Expires  string `json:"expires"`
 	Renewals int    `json:"renewals"` // seen since the proxy first attached
+
+	service string // that it is a replica of: it may be asked for by that name
 }
 
 // Identities is the answer about who holds which identity.
@@ -159,6 +161,7 @@ func (s *snapshot) identities(roots []*x509.Certificate) ([]Identity, []Root) {
 		holder := HolderView{
 			Workload: p.workload, Address: p.address, State: p.state(), Issuer: p.cert.issuer, Serial: p.cert.serial,
 			Issued: stamp(p.cert.notBefore), Expires: stamp(p.cert.notAfter), Renewals: p.cert.renewals,
+			service: p.service,
 		}
 		if root, ok := byKey[p.cert.authority]; ok && p.cert.authority != "" {
 			if holder.Root = trusted[root].SHA256; p.connected {

@@ -25,6 +25,8 @@ type Env struct {
 	Stderr io.Writer
 	// Environ is the process environment, "KEY=VALUE".
 	Environ []string
+	// Cluster is the Kubernetes cluster that is looked at; "": it is this host.
+	Cluster string
 }
 
 // Getenv returns the value of the last entry for key, "" if there is none.

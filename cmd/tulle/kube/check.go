@@ -77,8 +77,14 @@ func (c *cluster) check(ctx context.Context, pre bool) []check.Result {
 	return all
 }
 
+// failed is what has gone wrong, and what to do about it: the error may say that
+// itself.
 func failed(what string, err error, fix string) []check.Result {
-	return []check.Result{{Check: what, Verdict: check.Failed, Detail: err.Error(), Fix: fix}}
+	r := check.Result{Check: what, Verdict: check.Failed, Detail: err.Error(), Fix: fix}
+	if hint, ok := errors.AsType[*command.Hint](err); ok && fix == "" {
+		r.Detail, r.Fix = strings.TrimSuffix(err.Error(), "; "+hint.Next), hint.Next
+	}
+	return []check.Result{r}
 }
 
 func ok(what, format string, args ...any) check.Result {
@@ -146,8 +152,13 @@ func (c *cluster) checkIdentity(ctx context.Context) []check.Result {
 	if apierrors.IsForbidden(err) {
 		return []check.Result{{Check: "authority", Verdict: check.Skipped, Detail: "you may not read secret " + names.CASecret}}
 	}
+	if apierrors.IsNotFound(err) {
+		return failed("authority", fmt.Errorf("secret %s is gone; certificates are signed until the control plane restarts", names.CASecret),
+			fmt.Sprintf("bring it back; or have another authority made: kubectl -n %s rollout restart deployment/%s, and then replace all pods of the mesh: tulle mesh --all-workloads-of NAMESPACE",
+				names.Namespace, names.Control))
+	}
 	if err != nil {
-		return failed("authority", c.explain(err), "the control plane makes it; see its log")
+		return failed("authority", c.explain(err), "")
 	}
 	block, _ := pem.Decode(secret.Data[corev1.TLSCertKey])
 	if block == nil {
@@ -171,7 +182,7 @@ func (c *cluster) checkIdentity(ctx context.Context) []check.Result {
 func (c *cluster) checkInjector(ctx context.Context) []check.Result {
 	w, err := c.client.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(ctx, names.Injector, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return failed("webhook", fmt.Errorf("there is none"), "type: tulle install")
+		return failed("webhook", fmt.Errorf("it is gone: pods start without a proxy, in meshed namespaces, too"), "type: tulle upgrade, which brings it back")
 	}
 	if err != nil {
 		return failed("webhook", c.explain(err), "")
@@ -221,7 +232,7 @@ func (c *cluster) checkNodes(ctx context.Context) []check.Result {
 	}
 	w, err := c.read(ctx, workload{kind: "daemonset", namespace: names.Namespace, name: names.CNI})
 	if apierrors.IsNotFound(err) {
-		return []check.Result{ok("agents", "none: pods are redirected by init containers")}
+		return c.checkNoAgents(ctx)
 	}
 	if err != nil {
 		return failed("agents", c.explain(err), "")
@@ -234,6 +245,21 @@ func (c *cluster) checkNodes(ctx context.Context) []check.Result {
 		}
 	}
 	return []check.Result{r, runtimes(nodes.Items)}
+}
+
+// checkNoAgents: they are not needed where the control plane has init containers
+// redirect, and only there.
+func (c *cluster) checkNoAgents(ctx context.Context) []check.Result {
+	w, err := c.read(ctx, workload{kind: "deployment", namespace: names.Namespace, name: names.Control})
+	if err != nil {
+		return failed("agents", c.explain(err), "")
+	}
+	for _, container := range w.template.Spec.Containers {
+		if slices.Contains(container.Args, "-cni=false") {
+			return []check.Result{ok("agents", "none: pods are redirected by init containers")}
+		}
+	}
+	return failed("agents", fmt.Errorf("daemonset %s is gone: meshed pods do not start any more", names.CNI), "type: tulle upgrade, which brings it back")
 }
 
 func (c *cluster) checkNamespaces(ctx context.Context) []check.Result {

@@ -85,7 +85,9 @@ func overForward(ctx context.Context, env *command.Env, name string, args []stri
 	}
 	defer listener.Close()
 	go t.serve(listener)
-	if code := do(ctx, env, append([]string{"--run", dir}, args...)); code != command.OK {
+	there := *env
+	there.Cluster = cmp.Or(c.name, "without a name")
+	if code := do(ctx, &there, append([]string{"--run", dir}, args...)); code != command.OK {
 		return exitCode(code)
 	}
 	return nil

@@ -52,6 +52,9 @@ would do when the pod starts. Talks to no cluster. What is no pod passes as is.`
 			_, _ = fmt.Fprintf(env.Stderr, "%s %s: %s\n", d.Kind, d.Name, warning)
 		}
 	}
+	if len(done) == 0 {
+		_, _ = fmt.Fprintf(env.Stderr, "%s has no pods, and passes as it is\n", *file)
+	}
 	_, err = env.Stdout.Write(out)
 	return err
 }

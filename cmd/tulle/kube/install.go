@@ -256,8 +256,14 @@ func (c *cluster) install(ctx context.Context, env *command.Env, objects []*unst
 	return err
 }
 
-// awaitGood checks until all is good, or ctx ends.
+// goodWithin is more than it takes until all is good once everything runs.
+const goodWithin = time.Minute
+
+// awaitGood checks until all is good, but not for ever: what is not by then will not
+// be by itself.
 func (c *cluster) awaitGood(ctx context.Context) (results []check.Result) {
+	ctx, cancel := context.WithTimeout(ctx, goodWithin)
+	defer cancel()
 	_ = poll(ctx, func() (bool, error) {
 		r := c.check(ctx, false)
 		if ctx.Err() == nil || results == nil {

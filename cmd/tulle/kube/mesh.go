@@ -81,7 +81,11 @@ func meshNamespaces(ctx context.Context, env *command.Env, args []string) error 
 			return err
 		}
 	}
-	return c.roll(ctx, env, r, namespaces, staleForMesh(there.version, whole), "meshed")
+	word := "meshed"
+	if *strict {
+		word += ", and strict"
+	}
+	return c.roll(ctx, env, r, namespaces, staleForMesh(there.version, whole), word)
 }
 
 // staleForMesh tells which pods to replace: those without a proxy, those with

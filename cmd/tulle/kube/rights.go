@@ -25,17 +25,19 @@ func (c *cluster) missingRights(ctx context.Context, objects []*unstructured.Uns
 		if err != nil {
 			return c.explain(err)
 		}
-		for _, verb := range []string{"create", "patch"} {
-			attributes := &authorizationv1.ResourceAttributes{
-				Verb: verb, Group: mapping.Resource.Group, Resource: mapping.Resource.Resource, Namespace: o.GetNamespace(),
-			}
-			may, err := c.may(ctx, attributes)
+		attributes := authorizationv1.ResourceAttributes{Group: mapping.Resource.Group, Resource: mapping.Resource.Resource, Namespace: o.GetNamespace()}
+		var verbs []string
+		for _, attributes.Verb = range []string{"create", "patch"} {
+			may, err := c.may(ctx, &attributes)
 			if err != nil {
 				return err
 			}
-			if right := spell(attributes); !may && !slices.Contains(missing, right) {
-				missing = append(missing, right)
+			if !may {
+				verbs = append(verbs, attributes.Verb)
 			}
+		}
+		if right := spell(verbs, &attributes); len(verbs) > 0 && !slices.Contains(missing, right) {
+			missing = append(missing, right)
 		}
 	}
 	if len(missing) == 0 {
@@ -56,9 +58,9 @@ func (c *cluster) may(ctx context.Context, attributes *authorizationv1.ResourceA
 	return review.Status.Allowed, nil
 }
 
-// spell writes a right as kubectl does: create deployments.apps in tulle-system.
-func spell(a *authorizationv1.ResourceAttributes) string {
-	s := a.Verb + " " + a.Resource
+// spell writes rights as kubectl does: create and patch deployments.apps in tulle-system.
+func spell(verbs []string, a *authorizationv1.ResourceAttributes) string {
+	s := strings.Join(verbs, " and ") + " " + a.Resource
 	if a.Group != "" {
 		s += "." + a.Group
 	}

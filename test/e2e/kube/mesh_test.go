@@ -117,7 +117,7 @@ func beforeInstall(t *testing.T) {
 	refused(t, "has no mesh; type: tulle install", "mesh", "default")
 	refused(t, "has no mesh", "upgrade")
 	viewer := state + "/viewer.kubeconfig"
-	refused(t, "create clusterroles.rbac.authorization.k8s.io", "install", "--kubeconfig", viewer)
+	refused(t, "create and patch clusterroles.rbac.authorization.k8s.io", "install", "--kubeconfig", viewer)
 	refused(t, "no such file", "install", "--kubeconfig", "/does/not/exist")
 	refused(t, "context \"nowhere\" does not exist", "install", "--context", "nowhere")
 	refused(t, "no such value: frob", "install", "--set", "frob=1")
