@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -22,10 +23,17 @@ type Cluster struct {
 // ClusterService is a Kubernetes Service.
 type ClusterService struct {
 	Name, Namespace string
-	// Addrs are its own addresses; none if it is headless.
+	// Addrs are its own addresses, which the cluster gave to it alone; none if it
+	// is headless.
 	Addrs []netip.Addr
-	Ports []ClusterPort
-	// NodeLocal: only endpoints on the caller's node may be sent anything
+	// Ingress are those of its load balancers, External those that its author
+	// claimed. They may be other services' as well, or a node's, so they stand for
+	// it at its ports only, and never where the cluster knows better: what anybody
+	// may claim must not lead calls away from whom they are meant for.
+	Ingress, External []netip.Addr
+	Created           int64 // Unix seconds: the oldest one has what several claim
+	Ports             []ClusterPort
+	// NodeLocal: only endpoints on the caller's node may be sent what goes to Addrs
 	// (internalTrafficPolicy: Local).
 	NodeLocal bool
 }
@@ -47,6 +55,7 @@ type ClusterEndpoint struct {
 	Zones, Nodes []string
 	// Terminating: to be used only if there is no other one.
 	Terminating bool
+	Own         bool // it is a pod of the service's namespace
 }
 
 // ClusterPod is a pod in the mesh.
@@ -67,9 +76,11 @@ type Place struct{ Node, Zone string }
 
 // clusterIndex finds what is behind an address of a cluster.
 type clusterIndex struct {
-	virtual   map[netip.AddrPort]clusterTarget // addresses of services
+	virtual   map[netip.AddrPort]clusterTarget // services' own addresses
+	ingress   map[netip.AddrPort]clusterTarget // those of their load balancers
+	external  map[netip.AddrPort]clusterTarget // those that they claim
 	endpoints map[netip.AddrPort]clusterTarget // endpoints, dialled directly
-	services  map[netip.Addr]*ClusterService
+	services  map[netip.Addr]*ClusterService   // by their own addresses
 	pods      map[netip.Addr]*ClusterPod
 	strict    map[string]bool
 }
@@ -79,6 +90,7 @@ type clusterTarget struct {
 	service  *ClusterService
 	port     *ClusterPort     // nil: the service has no such port
 	endpoint *ClusterEndpoint // set if it was dialled itself
+	outside  bool             // by an address that is not the service's own
 	pod      *ClusterPod      // dialled on a port of no service; service is nil then
 }
 
@@ -96,6 +108,8 @@ func (s *State) SetCluster(c *Cluster) {
 func newClusterIndex(c *Cluster) *clusterIndex {
 	x := &clusterIndex{
 		virtual:   make(map[netip.AddrPort]clusterTarget, len(c.Services)),
+		ingress:   make(map[netip.AddrPort]clusterTarget),
+		external:  make(map[netip.AddrPort]clusterTarget),
 		endpoints: make(map[netip.AddrPort]clusterTarget),
 		services:  make(map[netip.Addr]*ClusterService, len(c.Services)),
 		pods:      make(map[netip.Addr]*ClusterPod, len(c.Pods)),
@@ -121,20 +135,37 @@ func (x *clusterIndex) addPort(s *ClusterService, p *ClusterPort) {
 	for _, addr := range s.Addrs {
 		x.virtual[netip.AddrPortFrom(addr, p.Port)] = clusterTarget{service: s, port: p}
 	}
+	claim(x.ingress, s.Ingress, s, p)
+	claim(x.external, s.External, s, p)
 	for i := range p.Endpoints {
 		e := &p.Endpoints[i]
 		// Several services may have the endpoint: one name is as good as the
-		// other, but it has to be the same one after each change.
-		if known, ok := x.endpoints[e.Addr]; ok && fullName(known.service) <= fullName(s) {
+		// other, but it has to be the same one after each change, and none that
+		// another namespace gives.
+		if known, ok := x.endpoints[e.Addr]; ok && (known.endpoint.Own && !e.Own ||
+			known.endpoint.Own == e.Own && fullName(known.service) <= fullName(s)) {
 			continue
 		}
 		x.endpoints[e.Addr] = clusterTarget{service: s, port: p, endpoint: e}
 	}
 }
 
+// claim enters a service's port at addresses that others may have as well. In
+// whatever order they come, the oldest service has them.
+func claim(at map[netip.AddrPort]clusterTarget, addrs []netip.Addr, s *ClusterService, p *ClusterPort) {
+	for _, addr := range addrs {
+		addr := netip.AddrPortFrom(addr, p.Port)
+		if known, ok := at[addr]; ok && cmp.Or(cmp.Compare(known.service.Created, s.Created), cmp.Compare(fullName(known.service), fullName(s))) <= 0 {
+			continue
+		}
+		at[addr] = clusterTarget{service: s, port: p, outside: true}
+	}
+}
+
 func fullName(s *ClusterService) string { return s.Name + "." + s.Namespace }
 
-// match looks up what is behind an address. The nil index knows nothing.
+// match looks up what is behind an address. The nil index knows nothing. What
+// the cluster gave to a service or a pod alone comes before what was claimed.
 func (x *clusterIndex) match(addr netip.AddrPort) (clusterTarget, bool) {
 	if x == nil {
 		return clusterTarget{}, false
@@ -145,13 +176,20 @@ func (x *clusterIndex) match(addr netip.AddrPort) (clusterTarget, bool) {
 	if s, ok := x.services[addr.Addr()]; ok {
 		return clusterTarget{service: s}, true // refused at once, as by kube-proxy
 	}
-	if t, ok := x.endpoints[addr]; ok {
+	endpoint, isEndpoint := x.endpoints[addr]
+	if p, ok := x.pods[addr.Addr()]; ok && !isEndpoint {
+		return clusterTarget{pod: p}, true
+	} else if ok {
+		return endpoint, true
+	}
+	// At other ports these addresses are whosever they are, a node's for instance.
+	if t, ok := x.ingress[addr]; ok {
 		return t, true
 	}
-	if p, ok := x.pods[addr.Addr()]; ok {
-		return clusterTarget{pod: p}, true
+	if t, ok := x.external[addr]; ok {
+		return t, true
 	}
-	return clusterTarget{}, false
+	return endpoint, isEndpoint
 }
 
 // destination returns the target as the API carries it, to one who calls from place.
@@ -177,7 +215,8 @@ func (t clusterTarget) destination(addr netip.AddrPort, from Place) *tullev1.Des
 		d.Endpoints = append(d.Endpoints, e)
 		return d
 	}
-	for _, e := range t.port.near(addr.Addr().Is4(), from, t.service.NodeLocal) {
+	// Like kube-proxy: what pods send to external addresses may go to every node.
+	for _, e := range t.port.near(addr.Addr().Is4(), from, t.service.NodeLocal && !t.outside) {
 		d.Endpoints = append(d.Endpoints, e.message())
 	}
 	return d

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -107,6 +108,66 @@ func TestClusterNames(t *testing.T) {
 	d := found.destination(addrPort("10.0.0.9:53"), Place{})
 	if !ok || d.GetService() != "web.shop" || d.GetProtocol() != tullev1.Protocol_PROTOCOL_TCP || d.GetEndpoints()[0].GetAddress() != "10.0.0.9:53" {
 		t.Errorf("%v", d)
+	}
+}
+
+// What anybody may write into his Service or EndpointSlice must not lead calls
+// away from whom they are for, and what is nobody's of the mesh stays untouched.
+func TestClusterClaims(t *testing.T) {
+	service := func(name string, created int64, port uint16, endpoint string, own bool) *ClusterService {
+		name, ns, _ := strings.Cut(name, ".")
+		return &ClusterService{Name: name, Namespace: ns, Created: created, Ports: []ClusterPort{{Port: port, Endpoints: []ClusterEndpoint{
+			{Addr: addrPort(endpoint), Own: own, Node: "a", ID: mesh.ID{TrustDomain: "cluster.local", Namespace: ns, Account: name}},
+		}}}}
+	}
+	bank := service("bank.shop", 20, 80, "10.0.0.7:80", true)
+	bank.Addrs, bank.NodeLocal = []netip.Addr{addr("10.96.0.9")}, true
+	bank.Ingress = []netip.Addr{addr("203.0.113.1"), addr("192.168.1.10")} // of its own, and the node's
+	evil := service("a.evil", 10, 80, "10.0.0.66:80", true)
+	evil.Addrs = []netip.Addr{addr("10.96.0.66")}
+	evil.External = []netip.Addr{addr("10.96.0.9"), addr("10.0.0.7"), addr("203.0.113.1"), addr("198.51.100.1"), addr("198.51.100.2")}
+	evil8443 := service("b.evil", 10, 8443, "10.0.0.66:8443", true)
+	evil8443.External = []netip.Addr{addr("10.96.0.9"), addr("10.0.0.7"), addr("203.0.113.1")}
+	older := service("z.first", 5, 80, "10.0.0.67:80", true)
+	older.External = []netip.Addr{addr("198.51.100.1")}
+	asOld := service("b.second", 10, 80, "10.0.0.68:80", true)
+	asOld.External = []netip.Addr{addr("198.51.100.2")}
+	exporter := service("node-exporter.mon", 30, 9100, "192.168.1.10:9100", false)
+	forged := service("a.forged", 1, 80, "10.0.0.7:80", false)
+	pods := []*ClusterPod{{Name: "bank-1", Namespace: "shop", Owner: "bank", Addrs: []netip.Addr{addr("10.0.0.7")}, ID: bank.Ports[0].Endpoints[0].ID}}
+
+	list := []*ClusterService{bank, evil, evil8443, older, asOld, exporter, forged}
+	for range len(list) * 2 { // each of them is the first once, and the last, both ways round
+		list = append(list[1:], list[0])
+		if list[0] == bank {
+			slices.Reverse(list)
+		}
+		s := newState(t)
+		s.SetCluster(&Cluster{Services: list, Pods: pods})
+		for _, tt := range []struct{ dialled, want string }{
+			{"10.96.0.9:80", "bank.shop"},            // a cluster IP is its service's alone
+			{"10.96.0.9:8443", "bank.shop"},          // which has no such port
+			{"10.0.0.7:80", "bank.shop 10.0.0.7:80"}, // and a pod's address the pod's
+			{"10.0.0.7:8443", "bank.shop 10.0.0.7:8443"},
+			{"203.0.113.1:80", "bank.shop 10.0.0.7:80"}, // what a controller wrote beats what anybody may
+			{"203.0.113.1:8443", "b.evil 10.0.0.66:8443"},
+			{"203.0.113.1:443", ""},
+			{"198.51.100.1:80", "z.first 10.0.0.67:80"},
+			{"198.51.100.2:80", "a.evil 10.0.0.66:80"},
+			{"192.168.1.10:80", "bank.shop 10.0.0.7:80"}, // the load balancer is the node
+			{"192.168.1.10:9100", "node-exporter.mon 192.168.1.10:9100"},
+			{"192.168.1.10:10250", ""},
+			{"192.168.1.10:30080", ""}, // kube-proxy knows what to do
+		} {
+			d := s.Load().Match(addrPort(tt.dialled)).From(Place{Node: "b"}).Destination()
+			got := d.GetService()
+			for _, e := range d.GetEndpoints() {
+				got += " " + e.GetAddress()
+			}
+			if got != tt.want {
+				t.Fatalf("%s is %s, want %s", tt.dialled, got, tt.want)
+			}
+		}
 	}
 }
 

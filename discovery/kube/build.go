@@ -16,7 +16,7 @@ import (
 type builder struct {
 	trustDomain string
 	pod         func(namespace, name string) *pod // nil: not known (yet)
-	podAt       func(netip.Addr) *pod             // nil: none known there
+	podsAt      func(netip.Addr) []*pod           // of several one is gone soon
 }
 
 // build returns the service, nil if it is none that is dialled by address.
@@ -27,7 +27,8 @@ func (b *builder) build(s *corev1.Service, endpoints []*discoveryv1.EndpointSlic
 	// In the order of names: the same service is to come out the same.
 	slices.SortFunc(endpoints, func(a, b *discoveryv1.EndpointSlice) int { return cmp.Compare(a.Name, b.Name) })
 	built := &discovery.ClusterService{
-		Name: s.Name, Namespace: s.Namespace, Addrs: serviceAddrs(s),
+		Name: s.Name, Namespace: s.Namespace, Created: s.CreationTimestamp.Unix(),
+		Addrs: clusterAddrs(s), Ingress: ingressAddrs(s), External: externalAddrs(s),
 		NodeLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 	}
 	for _, port := range s.Spec.Ports {
@@ -39,26 +40,57 @@ func (b *builder) build(s *corev1.Service, endpoints []*discoveryv1.EndpointSlic
 }
 
 // serviceAddrs returns every address at which kube-proxy answers for the service
-// inside the cluster.
+// inside the cluster, its own ones first.
 func serviceAddrs(s *corev1.Service) []netip.Addr {
-	texts := slices.Concat([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs, s.Spec.ExternalIPs)
+	return unique(slices.Concat(clusterAddrs(s), ingressAddrs(s), externalAddrs(s)))
+}
+
+// clusterAddrs are the service's own addresses.
+func clusterAddrs(s *corev1.Service) []netip.Addr {
+	return parseAddrs(append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs...))
+}
+
+// ingressAddrs are those of its load balancers, as controllers wrote them down.
+// For a headless service kube-proxy answers nowhere.
+func ingressAddrs(s *corev1.Service) []netip.Addr {
+	var texts []string
 	for _, ingress := range s.Status.LoadBalancer.Ingress {
 		// A load balancer of mode Proxy is to be gone through.
 		if ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP {
 			texts = append(texts, ingress.IP)
 		}
 	}
-	var addrs []netip.Addr
+	if s.Spec.ClusterIP == corev1.ClusterIPNone {
+		return nil
+	}
+	return parseAddrs(texts)
+}
+
+// externalAddrs are those that its author claimed: any at all.
+func externalAddrs(s *corev1.Service) []netip.Addr {
+	if s.Spec.ClusterIP == corev1.ClusterIPNone {
+		return nil
+	}
+	return parseAddrs(s.Spec.ExternalIPs)
+}
+
+func parseAddrs(texts []string) (addrs []netip.Addr) {
 	for _, text := range texts {
-		addr, err := netip.ParseAddr(text)
-		if err != nil { // "None", or none yet
-			continue
-		}
-		if addr = addr.Unmap(); !slices.Contains(addrs, addr) {
-			addrs = append(addrs, addr)
+		if addr, err := netip.ParseAddr(text); err == nil { // "None", or none yet
+			addrs = append(addrs, addr.Unmap())
 		}
 	}
-	return addrs
+	return unique(addrs)
+}
+
+// unique leaves out what came before.
+func unique(addrs []netip.Addr) (kept []netip.Addr) {
+	for _, addr := range addrs {
+		if !slices.Contains(kept, addr) {
+			kept = append(kept, addr)
+		}
+	}
+	return kept
 }
 
 func (b *builder) port(s *corev1.Service, port corev1.ServicePort, endpoints []*discoveryv1.EndpointSlice) discovery.ClusterPort {
@@ -120,13 +152,13 @@ func (b *builder) endpoint(s *corev1.Service, e *discoveryv1.Endpoint, port uint
 			continue
 		}
 		addr = addr.Unmap()
-		p, ok := b.podOf(s.Namespace, e, addr)
-		if !ok {
+		p, unknown := b.podOf(s.Namespace, e, addr)
+		if unknown != "" {
 			continue
 		}
 		c := discovery.ClusterEndpoint{Addr: netip.AddrPortFrom(addr, port), ID: p.idAt(port, b.trustDomain), Terminating: terminating}
 		if p != nil {
-			c.Workload, c.Node = p.Name, p.node
+			c.Workload, c.Node, c.Own = p.Name, p.node, p.Namespace == s.Namespace
 			*protocol = cmp.Or(*protocol, p.protocols[port])
 		}
 		if e.NodeName != nil {
@@ -161,17 +193,30 @@ func condition(s *corev1.Service, e *discoveryv1.Endpoint) (terminating, ok bool
 	return true, is(e.Conditions.Terminating, false) && is(e.Conditions.Serving, false)
 }
 
-// podOf returns the pod behind an endpoint, nil if it is none; false as long as
-// it is not known which.
-func (b *builder) podOf(namespace string, e *discoveryv1.Endpoint, addr netip.Addr) (*pod, bool) {
-	if ref := e.TargetRef; ref != nil && ref.Kind == "Pod" {
-		p := b.pod(namespace, ref.Name)
-		if p == nil || p.gone || ref.UID != "" && p.uid != ref.UID {
-			return nil, false
+// podOf returns the pod behind an endpoint, nil if it is none; or why it cannot
+// be told whose the address is, and nobody is to be sent there.
+func (b *builder) podOf(namespace string, e *discoveryv1.Endpoint, addr netip.Addr) (p *pod, unknown string) {
+	there := b.podsAt(addr)
+	ref := e.TargetRef
+	if ref == nil || ref.Kind != "Pod" {
+		switch len(there) {
+		case 0:
+			return nil, ""
+		case 1:
+			return there[0], ""
 		}
-		return p, true
+		return nil, "several pods have its address, which goes from one to another"
 	}
-	return b.podAt(addr), true
+	p = b.pod(namespace, ref.Name)
+	if p == nil || p.gone || ref.UID != "" && p.uid != ref.UID {
+		return nil, "its pod has ended, or has just begun"
+	}
+	// The slice may be older than the pods, or name one of its author's for the
+	// address of somebody else's, who is not to be taken for it.
+	if len(there) > 0 && !slices.ContainsFunc(there, func(o *pod) bool { return o.Namespace == p.Namespace && o.Name == p.Name }) {
+		return nil, "its address is another pod's: " + there[0].Namespace + "/" + there[0].Name
+	}
+	return p, ""
 }
 
 // protocolOf reads a port's appProtocol. Names that say nothing about the first

@@ -19,6 +19,9 @@ func text(s *discovery.ClusterService) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s.%s %v", s.Name, s.Namespace, s.Addrs)
+	if len(s.Ingress)+len(s.External) > 0 {
+		fmt.Fprintf(&b, " %v %v", s.Ingress, s.External)
+	}
 	if s.NodeLocal {
 		b.WriteString(" local")
 	}
@@ -31,6 +34,9 @@ func text(s *discovery.ClusterService) string {
 			}
 			if !e.ID.IsZero() {
 				fmt.Fprintf(&b, " %s/%s", e.ID.Namespace, e.ID.Account)
+			}
+			if e.Workload != "" && !e.Own {
+				b.WriteString(" of another namespace")
 			}
 			if e.Terminating {
 				b.WriteString(" terminating")
@@ -60,7 +66,7 @@ func TestBuild(t *testing.T) {
 	fallback.Spec.Containers, fallback.Spec.InitContainers = fallback.Spec.InitContainers, nil
 	noAccount := newPod("other/x-1", "10.0.1.1")
 	noAccount.Spec.ServiceAccountName = ""
-	k := knownPods(web1, web2, outside, both, host, done, opaque, labelOnly, fallback, noAccount)
+	k := knownPods(newPod("shop/late-1"), newPod("shop/twin-1", "10.0.0.9"), plain(newPod("other/twin-2", "10.0.0.9")), web1, web2, outside, both, host, done, opaque, labelOnly, fallback, noAccount)
 
 	vip := []string{"10.96.0.1"}
 	zoned := of("shop/web-1", "10.0.0.1")
@@ -116,7 +122,7 @@ func TestBuild(t *testing.T) {
 		{"without a selector: an address elsewhere, one of a pod of the mesh, one of another namespace", newService("shop/db", vip, port("", 5432)), nil,
 			[]*discoveryv1.EndpointSlice{newSlice("shop/db", "-mine", 5432, discoveryv1.Endpoint{Addresses: []string{"198.51.100.7"}},
 				discoveryv1.Endpoint{Addresses: []string{"10.0.0.1"}}, discoveryv1.Endpoint{Addresses: []string{"10.0.1.1"}})},
-			"db.shop [10.96.0.1]\n5432 unknown\n  198.51.100.7:5432\n  10.0.0.1:5432 web-1 shop/web\n  10.0.1.1:5432 x-1 other/default"},
+			"db.shop [10.96.0.1]\n5432 unknown\n  198.51.100.7:5432\n  10.0.0.1:5432 web-1 shop/web\n  10.0.1.1:5432 x-1 other/default of another namespace"},
 		{"host names", newService("shop/db", vip, port("", 5432)), nil,
 			[]*discoveryv1.EndpointSlice{func() *discoveryv1.EndpointSlice {
 				s := newSlice("shop/db", "-x", 1, discoveryv1.Endpoint{Addresses: []string{"example.com"}})
@@ -139,7 +145,18 @@ func TestBuild(t *testing.T) {
 			s.Spec.Type, s.Spec.ExternalIPs = corev1.ServiceTypeLoadBalancer, []string{"203.0.113.1"}
 			s.Spec.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal)
 			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.2"}, {IP: "203.0.113.3", IPMode: ptr(corev1.LoadBalancerIPModeProxy)}, {Hostname: "lb.example.com"}}
-		}, nil, "web.shop [10.96.0.1 203.0.113.1 203.0.113.2] local\n80 unknown"},
+		}, nil, "web.shop [10.96.0.1] [203.0.113.2] [203.0.113.1] local\n80 unknown"},
+		{"headless: kube-proxy answers nowhere", newService("shop/web", []string{"None"}, port("", 80)), func(s *corev1.Service) {
+			s.Spec.ExternalIPs, s.Status.LoadBalancer.Ingress = []string{"203.0.113.1"}, []corev1.LoadBalancerIngress{{IP: "203.0.113.2"}}
+		}, nil, "web.shop []\n80 unknown"},
+		{"a pod named for the address of another one, of another namespace, for its own and for none's; a pod that has none yet; one of the node", newService("shop/a", vip, port("", 80)), nil,
+			[]*discoveryv1.EndpointSlice{newSlice("shop/a", "-x", 80, of("shop/old-1", "10.0.0.1"), of("shop/old-1", "10.0.1.1"), of("shop/old-1", "10.0.0.3"), of("shop/old-1", "10.0.0.99"),
+				of("shop/late-1", "10.0.0.2"), of("shop/late-1", "10.0.0.98"), of("shop/host-1", "10.0.0.2"), of("shop/host-1", "192.0.2.1"))},
+			"a.shop [10.96.0.1]\n80 unknown\n  10.0.0.3:80 old-1\n  10.0.0.99:80 old-1\n  10.0.0.98:80 late-1 shop/web\n  192.0.2.1:80 host-1"},
+		{"an address that goes from one pod to another", newService("shop/web", vip, port("", 80)), nil,
+			[]*discoveryv1.EndpointSlice{newSlice("shop/web", "-a", 80, of("shop/twin-1", "10.0.0.9"), discoveryv1.Endpoint{Addresses: []string{"10.0.0.9"}}),
+				newSlice("shop/web", "-b", 80, discoveryv1.Endpoint{Addresses: []string{"10.0.0.9"}}, of("shop/web-1", "10.0.0.9"))},
+			"web.shop [10.96.0.1]\n80 unknown\n  10.0.0.9:80 twin-1 shop/web"},
 	} {
 		if tt.change != nil {
 			tt.change(tt.service)

@@ -141,6 +141,7 @@ func trimService(object any) (any, error) {
 	if s, ok := object.(*corev1.Service); ok {
 		spec := &s.Spec
 		trimmed := &corev1.Service{ObjectMeta: meta(s.ObjectMeta)}
+		trimmed.CreationTimestamp = s.CreationTimestamp
 		trimmed.Spec = corev1.ServiceSpec{
 			Type: spec.Type, ClusterIP: spec.ClusterIP, ClusterIPs: spec.ClusterIPs, ExternalIPs: spec.ExternalIPs, Ports: spec.Ports,
 			InternalTrafficPolicy: spec.InternalTrafficPolicy, PublishNotReadyAddresses: spec.PublishNotReadyAddresses,

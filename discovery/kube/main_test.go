@@ -2,6 +2,7 @@ package kube
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,15 +108,13 @@ func (k known) builder() *builder {
 	return &builder{
 		trustDomain: "cluster.local",
 		pod:         func(ns, name string) *pod { return k[ns+"/"+name] },
-		podAt: func(addr netip.Addr) *pod {
+		podsAt: func(addr netip.Addr) (there []*pod) {
 			for _, p := range k {
-				for _, a := range p.addrs {
-					if a == addr {
-						return p
-					}
+				if slices.Contains(p.addrs, addr) && !p.gone {
+					there = append(there, p)
 				}
 			}
-			return nil
+			return there
 		},
 	}
 }

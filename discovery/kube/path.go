@@ -191,17 +191,41 @@ func sortPods(pods []*pod) {
 
 // at finds what has an address.
 func (s *Source) at(addr netip.Addr, port uint16) (found, error) {
+	var key string // of several services that share it the first by name
 	for _, object := range s.caches.services.GetStore().List() {
-		if service := object.(*corev1.Service); slices.Contains(serviceAddrs(service), addr) {
-			f, _ := s.service(service.Namespace, service.Name)
-			f.addr, f.port = addr, port
-			return f, nil
+		service := object.(*corev1.Service)
+		if slices.Contains(serviceAddrs(service), addr) && s.leadsTo(service, addr, port) && (key == "" || keyOf(service) < key) {
+			key = keyOf(service)
 		}
+	}
+	if namespace, name, ok := strings.Cut(key, "/"); ok {
+		f, _ := s.service(namespace, name)
+		f.addr, f.port = addr, port
+		return f, nil
 	}
 	if p := s.podAt(addr); p != nil {
 		return found{namespace: p.Namespace, name: p.owner, pods: []*pod{p}, addr: addr, port: port}, nil
 	}
-	return found{}, fmt.Errorf("no service and no pod has the address %s: connections to it pass untouched, in plaintext; see: kubectl get services,pods -A -o wide", addr)
+	what := addr.String()
+	if port != 0 {
+		what = netip.AddrPortFrom(addr, port).String()
+	}
+	return found{}, fmt.Errorf("no service and no pod has the address %s: connections to it pass untouched, in plaintext; see: kubectl get services,pods -A -o wide", what)
+}
+
+// leadsTo tells whether proxies are told of the service at one of its addresses,
+// which may be others' as well; at any port if it is 0.
+func (s *Source) leadsTo(service *corev1.Service, addr netip.Addr, port uint16) bool {
+	ports := []uint16{port}
+	for _, p := range service.Spec.Ports {
+		if port == 0 && (p.Protocol == corev1.ProtocolTCP || p.Protocol == "") {
+			ports = append(ports, uint16(p.Port))
+		}
+	}
+	snapshot := s.config.State.Load()
+	return slices.ContainsFunc(ports, func(port uint16) bool {
+		return snapshot.Match(netip.AddrPortFrom(addr, port)).Destination().GetService() == service.Name+"."+service.Namespace
+	})
 }
 
 // serviceOf returns the service that leads to pods, nil if none does: of several
@@ -376,7 +400,7 @@ func (s *Source) servicePorts(f found, places []discovery.Place) []mesh.PathPort
 func (s *Source) servicePort(f found, port corev1.ServicePort, places []discovery.Place) mesh.PathPort {
 	service, addrs := f.service, f.first(serviceAddrs(f.service))
 	endpoints := s.endpointSlices(keyOf(service))
-	b := builder{trustDomain: s.config.TrustDomain, pod: s.pod, podAt: s.podAt}
+	b := builder{trustDomain: s.config.TrustDomain, pod: s.pod, podsAt: s.podsAt}
 	slices.SortFunc(endpoints, func(a, b *discoveryv1.EndpointSlice) int { return cmp.Compare(a.Name, b.Name) })
 	built := b.port(service, port, endpoints)
 	described := mesh.PathPort{Port: built.Port, Endpoints: []mesh.PathMember{}}
@@ -432,15 +456,18 @@ func (s *Source) endpoint(service *corev1.Service, e *discoveryv1.Endpoint, port
 		if err != nil {
 			continue
 		}
-		b := builder{pod: s.pod, podAt: s.podAt}
-		p, known := b.podOf(service.Namespace, e, addr.Unmap())
+		b := builder{pod: s.pod, podsAt: s.podsAt}
+		p, unknown := b.podOf(service.Namespace, e, addr.Unmap())
 		m := s.member(p, port)
 		m.Address = netip.AddrPortFrom(addr.Unmap(), port).String()
 		m.Used = told[m.Address]
 		ending, usable := condition(service, e)
 		switch {
-		case !known:
-			m = mesh.PathMember{Address: m.Address, Workload: e.TargetRef.Name, State: "ended", Unused: "its pod has ended, or has just begun"}
+		case unknown != "":
+			m = mesh.PathMember{Address: m.Address, State: "ended", Unused: unknown}
+			if e.TargetRef != nil {
+				m.Workload = e.TargetRef.Name
+			}
 		case ending && usable:
 			m.State, m.Unused = "ending", "it is being stopped; used only while no other is ready"
 		case !usable:

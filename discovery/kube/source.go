@@ -51,11 +51,11 @@ type Source struct {
 	ready  atomic.Bool
 	wake   chan struct{} // tells Run that something is stale
 
-	mu    sync.Mutex                     // guards what follows
-	stale map[string]struct{}            // services, NAMESPACE/NAME
-	refs  map[string]map[string]struct{} // by podRef or addrRef: the services that asked for it
-	pods  bool                           // the list of pods is stale
-	rules bool                           // the namespaces are
+	mu    sync.Mutex          // guards what follows
+	stale map[string]struct{} // services, NAMESPACE/NAME
+	refs  map[string][]string // by podRef or addrRef: the services that asked for it
+	pods  bool                // the list of pods is stale
+	rules bool                // the namespaces are
 
 	// Of Run's goroutine alone.
 	services map[string]*builtService
@@ -65,7 +65,7 @@ type Source struct {
 
 type builtService struct {
 	service *discovery.ClusterService // nil: of type ExternalName
-	refs    map[string]struct{}
+	refs    []string                  // sorted
 }
 
 // New returns a Source that Run brings to life.
@@ -78,7 +78,7 @@ func New(config Config) (*Source, error) {
 	}
 	s := &Source{
 		config: config, caches: newCaches(config.Client), wake: make(chan struct{}, 1),
-		stale: map[string]struct{}{}, refs: map[string]map[string]struct{}{},
+		stale: map[string]struct{}{}, refs: map[string][]string{},
 		services: map[string]*builtService{}, known: map[string]*discovery.ClusterPod{},
 	}
 	return s, s.listen()
@@ -182,7 +182,7 @@ func (s *Source) markPod(p *pod) {
 }
 
 func (s *Source) markRefLocked(ref string) {
-	for key := range s.refs[ref] {
+	for _, key := range s.refs[ref] {
 		s.stale[key] = struct{}{}
 	}
 }
@@ -243,12 +243,12 @@ func (s *Source) rebuild(key string) bool {
 		// being built marks it again.
 		now.refs = refsOf(endpoints)
 		s.refer(key, old.refs, now.refs)
-		b := builder{trustDomain: s.config.TrustDomain, pod: s.pod, podAt: s.podAt}
+		b := builder{trustDomain: s.config.TrustDomain, pod: s.pod, podsAt: s.podsAt}
 		now.service = b.build(object.(*corev1.Service), endpoints)
 	} else {
 		s.refer(key, old.refs, nil)
 	}
-	if now.service == nil && now.refs == nil {
+	if now.service == nil && len(now.refs) == 0 {
 		delete(s.services, key)
 		return old.service != nil
 	}
@@ -265,44 +265,43 @@ func (s *Source) rebuild(key string) bool {
 func podRef(namespace, name string) string { return namespace + "/" + name }
 func addrRef(addr netip.Addr) string       { return addr.String() }
 
-// refsOf returns what build will ask for.
-func refsOf(endpoints []*discoveryv1.EndpointSlice) map[string]struct{} {
-	refs := map[string]struct{}{}
+// refsOf returns what build will ask for, sorted.
+func refsOf(endpoints []*discoveryv1.EndpointSlice) (refs []string) {
 	for _, slice := range endpoints {
 		for i := range slice.Endpoints {
 			e := &slice.Endpoints[i]
 			if e.TargetRef != nil && e.TargetRef.Kind == "Pod" {
-				refs[podRef(slice.Namespace, e.TargetRef.Name)] = struct{}{}
-				continue
+				refs = append(refs, podRef(slice.Namespace, e.TargetRef.Name))
 			}
 			for _, text := range e.Addresses {
 				if addr, err := netip.ParseAddr(text); err == nil {
-					refs[addrRef(addr.Unmap())] = struct{}{}
+					refs = append(refs, addrRef(addr.Unmap()))
 				}
 			}
 		}
 	}
-	return refs
+	slices.Sort(refs)
+	return slices.Clip(slices.Compact(refs))
 }
 
 // refer makes changes of the pods and addresses in now mark the service, and
 // those of before, which it does not ask for any more, not.
-func (s *Source) refer(key string, before, now map[string]struct{}) {
+func (s *Source) refer(key string, before, now []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for ref := range before {
-		if _, still := now[ref]; !still {
-			delete(s.refs[ref], key)
-			if len(s.refs[ref]) == 0 {
-				delete(s.refs, ref)
-			}
+	for _, ref := range before {
+		if _, still := slices.BinarySearch(now, ref); still {
+			continue
+		}
+		s.refs[ref] = slices.DeleteFunc(s.refs[ref], func(k string) bool { return k == key })
+		if len(s.refs[ref]) == 0 {
+			delete(s.refs, ref)
 		}
 	}
-	for ref := range now {
-		if s.refs[ref] == nil {
-			s.refs[ref] = make(map[string]struct{}, 1)
+	for _, ref := range now {
+		if !slices.Contains(s.refs[ref], key) {
+			s.refs[ref] = append(s.refs[ref], key)
 		}
-		s.refs[ref][key] = struct{}{}
 	}
 }
 
@@ -323,12 +322,23 @@ func (s *Source) pod(namespace, name string) *pod {
 	return object.(*pod)
 }
 
-func (s *Source) podAt(addr netip.Addr) *pod {
+// podsAt returns the pods with an address: several as long as it goes from one to
+// another.
+func (s *Source) podsAt(addr netip.Addr) []*pod {
 	objects, _ := s.caches.pods.GetIndexer().ByIndex(byAddr, addr.String()) // the index exists
-	if len(objects) != 1 {
-		return nil // nobody's, or on its way from one to another
+	pods := make([]*pod, 0, len(objects))
+	for _, object := range objects {
+		pods = append(pods, object.(*pod))
 	}
-	return objects[0].(*pod)
+	return pods
+}
+
+// podAt returns the only pod with an address.
+func (s *Source) podAt(addr netip.Addr) *pod {
+	if pods := s.podsAt(addr); len(pods) == 1 {
+		return pods[0]
+	}
+	return nil
 }
 
 // rebuildPods lists the pods of the mesh; unchanged ones keep their pointers.

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -112,6 +113,80 @@ func TestSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("10.96.0.1:80", "")
+}
+
+// Whoever may write slices names a pod of his own for the address of another one,
+// before that pod is there, and while it is.
+func TestForgedSlice(t *testing.T) {
+	_, state, client := start(t,
+		newService("evil/a", []string{"10.96.0.66"}, port("", 80)),
+		newSlice("evil/a", "-x", 5432, of("evil/mine", "10.0.0.7")), plain(newPod("evil/mine", "10.0.0.66")),
+		newService("shop/db", []string{"None"}, port("", 5432)),
+	)
+	expect := func(addr, want string) {
+		t.Helper()
+		eventually(t, addr+" is "+want, func() bool { return say(lookup(state, addr)) == want })
+	}
+	expect("10.0.0.7:5432", "a.evil 10.0.0.7:5432")
+	ctx := t.Context()
+	if _, err := client.DiscoveryV1().EndpointSlices("shop").Create(ctx, newSlice("shop/db", "-a", 5432, of("shop/db-0", "10.0.0.7")), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pods := client.CoreV1().Pods("shop")
+	if _, err := pods.Create(ctx, newPod("shop/db-0", "10.0.0.7"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	expect("10.96.0.66:80", "a.evil")
+	expect("10.0.0.7:5432", "db.shop 10.0.0.7:5432 /ns/shop/sa/web")
+	// A pod moves: both addresses concern who asked for either.
+	if _, err := pods.Update(ctx, newPod("shop/db-0", "10.0.0.8"), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	expect("10.96.0.66:80", "a.evil 10.0.0.7:5432")
+	expect("10.0.0.8:5432", "db-0.shop 10.0.0.8:5432 /ns/shop/sa/web")
+}
+
+// Two services claim an address: at every change of the cluster it is the same one's.
+func TestClaimedAddress(t *testing.T) {
+	claims := func(name string, created int64, clusterIP, endpoint, claimed string) []runtime.Object {
+		s := newService(name, []string{clusterIP}, port("", 80))
+		s.CreationTimestamp, s.Spec.ExternalIPs = metav1.Unix(created, 0), []string{claimed}
+		return []runtime.Object{s, newSlice(name, "-x", 80, of(name, endpoint)), newPod(name, endpoint)}
+	}
+	objects := slices.Concat(claims("shop/bank", 20, "10.96.0.9", "10.0.0.7", "198.51.100.7"), claims("evil/evil", 10, "10.96.0.66", "10.0.0.66", "10.96.0.9"),
+		claims("x/late", 30, "10.96.0.10", "10.0.0.70", "198.51.100.7"))
+	source, state, client := start(t, objects...)
+	for i := range 30 { // the order of a map
+		one := port("", int32(i)+1)
+		one.AppProtocol = ptr("tcp")
+		other := newService("y/other", []string{"10.96.0.100"}, one)
+		var err error
+		if i == 0 {
+			_, err = client.CoreV1().Services("y").Create(t.Context(), other, metav1.CreateOptions{})
+		} else {
+			_, err = client.CoreV1().Services("y").Update(t.Context(), other, metav1.UpdateOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := fmt.Sprint("10.96.0.100:", i+1)
+		eventually(t, "the change is there", func() bool { return lookup(state, changed).GetProtocol() == tullev1.Protocol_PROTOCOL_TCP })
+		for addr, want := range map[string]string{
+			"10.96.0.9:80": "bank.shop 10.0.0.7:80 /ns/shop/sa/web", "198.51.100.7:80": "bank.shop 10.0.0.7:80 /ns/shop/sa/web",
+		} {
+			if got := say(lookup(state, addr)); got != want {
+				t.Fatalf("%s is %s, want %s", addr, got, want)
+			}
+		}
+	}
+	for server, want := range map[string]string{"10.96.0.9:80": "bank.shop", "10.96.0.9": "bank.shop", "198.51.100.7": "bank.shop", "198.51.100.7:80": "bank.shop"} {
+		if p, err := source.Path("pod/late", server, "x"); err != nil || p.Server.Name != want {
+			t.Errorf("%s: %+v, %v", server, p, err)
+		}
+	}
+	if _, err := source.Path("pod/late", "198.51.100.7:10250", "x"); err == nil || !strings.Contains(err.Error(), "198.51.100.7:10250") {
+		t.Errorf("a port of no service: %v", err)
+	}
 }
 
 func TestPolicies(t *testing.T) {
