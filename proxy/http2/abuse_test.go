@@ -27,6 +27,26 @@ func TestFloods(t *testing.T) {
 			p.headers(2*i+1, false, post...)
 			p.WriteWindowUpdate(2*i+1, 0)
 		}},
+		{name: "rapid reset by overflow (CVE-2025-8671)", hold: true, want: "ENHANCE_YOUR_CALM", send: func(p *peer, i uint32) {
+			p.headers(2*i+1, false, post...)
+			p.WriteWindowUpdate(2*i+1, 1<<31-1)
+		}},
+		{name: "rapid reset by data behind the end (CVE-2025-8671)", hold: true, want: "ENHANCE_YOUR_CALM", send: func(p *peer, i uint32) {
+			p.headers(2*i+1, true, get...)
+			p.WriteData(2*i+1, true, []byte("x"))
+		}},
+		{name: "rapid reset by headers behind the end (CVE-2025-8671)", hold: true, want: "ENHANCE_YOUR_CALM", send: func(p *peer, i uint32) {
+			p.headers(2*i+1, true, get...)
+			p.headers(2*i+1, true, "a", "b")
+		}},
+		{name: "rapid reset by a wrong priority (CVE-2025-8671)", hold: true, want: "ENHANCE_YOUR_CALM", send: func(p *peer, i uint32) {
+			p.headers(2*i+1, true, get...)
+			p.WriteRawFrame(http2.FramePriority, 0, 2*i+1, []byte{0})
+		}},
+		{name: "rapid reset by a wrong length (CVE-2025-8671)", hold: true, want: "ENHANCE_YOUR_CALM", send: func(p *peer, i uint32) {
+			p.headers(2*i+1, false, with(post, "content-length", "1")...)
+			p.WriteData(2*i+1, false, []byte("xy"))
+		}},
 		{name: "malformed requests", want: "ENHANCE_YOUR_CALM", send: func(p *peer, i uint32) { p.headers(2*i+1, true, "x", "y") }},
 		{name: "streams beyond the limit", conf: Config{Streams: 1}, hold: true, want: "ENHANCE_YOUR_CALM", send: func(p *peer, i uint32) {
 			p.headers(2*i+1, false, post...)
@@ -62,6 +82,13 @@ func TestFloods(t *testing.T) {
 				p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(get...)})
 			}
 			p.WriteContinuation(1, false, p.block("x-large", strings.Repeat("x", 1000)))
+		}},
+		{name: "headers for a stream that was reset", want: "ENHANCE_YOUR_CALM", send: func(p *peer, i uint32) {
+			if i == 0 {
+				p.headers(1, false, with(post, "content-length", "1")...)
+				p.WriteData(1, false, []byte("xy"))
+			}
+			p.headers(1, true, "a", "b")
 		}},
 		{name: "frames for closed streams", want: "STREAM_CLOSED", send: func(p *peer, i uint32) {
 			if i == 0 {
@@ -189,11 +216,12 @@ func FuzzServer(f *testing.F) {
 }
 
 func FuzzMessage(f *testing.F) {
-	f.Add("x-a", "b", ":path", "/")
-	f.Fuzz(func(t *testing.T, n1, v1, n2, v2 string) {
+	f.Add(":scheme", "http", ":authority", "a", "x-a", "b")
+	f.Add(":scheme", "http://evil/?", ":authority", "a", "host", "a")
+	f.Fuzz(func(t *testing.T, n1, v1, n2, v2, n3, v3 string) {
 		var m Message
 		m.reset()
-		for _, h := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":path", Value: "/"}, {Name: n1, Value: v1}, {Name: n2, Value: v2}} {
+		for _, h := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: n1, Value: v1}, {Name: n2, Value: v2}, {Name: ":path", Value: "/"}, {Name: n3, Value: v3}} {
 			m.add(h)
 		}
 		if m.check(requestHead, true) != nil {
@@ -202,6 +230,11 @@ func FuzzMessage(f *testing.F) {
 		for _, h := range m.Fields {
 			if strings.ContainsAny(h.Name+h.Value, "\r\n\x00") || strings.ToLower(h.Name) != h.Name || h.Name == "connection" || h.Name == "" {
 				t.Fatalf("%q got through", h)
+			}
+		}
+		if u := m.Scheme + "://" + m.Authority + m.Path; m.Path != "*" && m.Authority != "" {
+			if _, rest, _ := strings.Cut(u, "://"); rest[:strings.IndexAny(rest, "/?#")] != m.Authority {
+				t.Fatalf("%q is of another host", u)
 			}
 		}
 	})

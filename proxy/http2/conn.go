@@ -263,7 +263,7 @@ func (c *Conn) next() (bool, error) {
 
 // refuse resets a stream for what the peer did on it.
 func (c *Conn) refuse(bad *streamError) error {
-	if c.config.Server && c.resets.add(c.config.Resets) {
+	if c.config.Server && c.resets.add(1, c.config.Resets) {
 		return &ConnError{EnhanceYourCalm, "too many streams end in errors"}
 	}
 	c.mu.Lock()

@@ -49,6 +49,9 @@ func (c *Conn) Flush() {
 	c.mu.Lock()
 	unread := c.shedLocked()
 	if c.writing {
+		if len(c.out) > maxOut { // resets, and window updates for one that sends without reading
+			c.t.Reset()
+		}
 		c.mu.Unlock()
 	} else {
 		c.writing = true

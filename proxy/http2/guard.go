@@ -8,6 +8,7 @@ const (
 	meterWindow = 10 * time.Second
 	maxNoise    = 10_000 // frames that do nothing, in ten seconds
 	noisePaid   = 4      // by each frame that does something
+	walkNoise   = 64     // streams that SETTINGS change the windows of are as much work as such a frame
 	ringSize    = 512
 )
 
@@ -17,16 +18,16 @@ type meter struct {
 	since time.Time
 }
 
-// add counts one and reports whether that is more than most in a window.
-func (m *meter) add(most int) bool {
-	if m.level++; m.level <= most {
+// add counts n and reports whether that is more than most in a window.
+func (m *meter) add(n, most int) bool {
+	if m.level += n; m.level <= most {
 		return false
 	}
 	now := time.Now()
 	if now.Sub(m.since) < meterWindow {
 		return true
 	}
-	m.level, m.since = 1, now
+	m.level, m.since = n, now
 	return false
 }
 

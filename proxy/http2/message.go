@@ -43,6 +43,8 @@ type Message struct {
 	hasStatus, regular                               bool
 	host                                             string
 	hasHost                                          bool
+	oddLength                                        bool // content-length repeated, or with leading zeros
+	early                                            bool // has a field that only a head may have
 	bad                                              error
 }
 
@@ -89,8 +91,12 @@ var (
 	errMissing      = errors.New("pseudo-header field missing")
 	errAuthority    = errors.New("host differs from :authority")
 	errLength       = errors.New("content-length is not one number")
+	errHost         = errors.New("host twice")
+	errUnderscore   = errors.New("field that some read as the one that frames a message")
+	errTrailer      = errors.New("field that does not belong into a trailer")
+	errConnectBody  = errors.New("content-length of a tunnel")
 	errStatus       = errors.New(":status is not three digits")
-	errPath         = errors.New(":path is not one of this scheme")
+	errTarget       = errors.New("the pseudo-header fields make no request target")
 	errSwitching    = errors.New("101 does not exist in HTTP/2")
 )
 
@@ -117,16 +123,22 @@ func (m *Message) note(f hpack.HeaderField) error {
 	switch f.Name {
 	case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
 		return errConnSpecific
+	case "content_length", "transfer_encoding":
+		return errUnderscore // as http1 refuses them
 	case "te":
+		m.early = true
 		if f.Value != "trailers" {
 			return errTE
 		}
+	case "expect", "trailer":
+		m.early = true
 	case "host":
-		if m.hasHost && m.host != f.Value {
-			return errAuthority
+		if m.early = true; m.hasHost {
+			return errHost
 		}
 		m.host, m.hasHost = f.Value, true
 	case "content-length":
+		m.early = true
 		return m.noteLength(f.Value)
 	case "grpc-status":
 		if n, err := strconv.ParseUint(f.Value, 10, 16); err == nil {
@@ -144,6 +156,7 @@ func (m *Message) noteLength(v string) error {
 	if err != nil || m.ContentLength >= 0 && m.ContentLength != n {
 		return errLength
 	}
+	m.oddLength = m.oddLength || m.ContentLength >= 0 || v[0] == '0' && len(v) > 1
 	m.ContentLength = n
 	return nil
 }
@@ -198,8 +211,11 @@ func (m *Message) check(k kind, connect bool) error {
 	asked := m.hasMethod || m.hasScheme || m.hasAuthority || m.hasPath || m.has
 	switch k {
 	case trailer:
-		if asked || m.hasStatus {
+		switch {
+		case asked || m.hasStatus:
 			return errPseudo
+		case m.early: // who merges it into the head would believe it (RFC 9110 section 6.5.1)
+			return errTrailer
 		}
 		return nil
 	case responseHead:
@@ -211,10 +227,13 @@ func (m *Message) check(k kind, connect bool) error {
 		case m.Status == 101:
 			return errSwitching
 		}
-		return nil
+		return nil // its content-length may be odd: real servers' are, and it means one thing only
 	}
 	if m.hasStatus || m.has && !connect {
 		return errPseudo
+	}
+	if m.oddLength {
+		return errLength
 	}
 	if m.hasHost && m.hasAuthority && !strings.EqualFold(m.host, m.Authority) {
 		return errAuthority
@@ -223,10 +242,13 @@ func (m *Message) check(k kind, connect bool) error {
 		if m.hasScheme || m.hasPath {
 			return errPseudo
 		}
-		if m.Authority == "" {
+		switch {
+		case m.Authority == "":
 			return errMissing
+		case m.ContentLength >= 0:
+			return errConnectBody
 		}
-		return nil
+		return m.checkTarget()
 	}
 	if m.Method == "" || m.Scheme == "" || m.Path == "" || m.has && m.Method != "CONNECT" {
 		return errMissing
@@ -234,24 +256,38 @@ func (m *Message) check(k kind, connect bool) error {
 	return m.checkTarget()
 }
 
-// checkTarget checks what a proxy or a log could read in two ways.
+// checkTarget refuses what an application could read in two ways that puts these
+// together again to a URL or to a request line of HTTP/1.
 func (m *Message) checkTarget() error {
 	for i := range len(m.Method) {
 		if c := m.Method[i]; !nameBytes[c] && (c < 'A' || c > 'Z') { // a token
 			return errName
 		}
 	}
-	for _, s := range [...]string{m.Path, m.Authority, m.Scheme} {
-		for i := range len(s) {
-			if s[i] <= ' ' || s[i] == 0x7f {
-				return errPath
-			}
-		}
+	if !only(m.Path, &pathBytes) || !only(m.Authority, &hostBytes) || !only(m.host, &hostBytes) || !only(m.Protocol, &pathBytes) {
+		return errTarget
 	}
-	if (m.Scheme == "http" || m.Scheme == "https") && m.Path[0] != '/' && !(m.Path == "*" && m.Method == "OPTIONS") {
-		return errPath
+	switch {
+	case m.Method == "CONNECT" && !m.has: // has neither scheme nor path
+		return nil
+	case !validScheme(m.Scheme):
+		return errTarget
+	case m.Path[0] != '/' && !(m.Path == "*" && m.Method == "OPTIONS"):
+		return errTarget
 	}
 	return nil
+}
+
+// validScheme implements RFC 3986 section 3.1.
+func validScheme(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (i == 0 || (c < '0' || c > '9') && c != '+' && c != '-' && c != '.') {
+			return false
+		}
+	}
+	return true
 }
 
 // validValue implements section 8.2.1.
@@ -272,11 +308,34 @@ func validValue(v string) bool {
 
 func blank(c byte) bool { return c == ' ' || c == '\t' }
 
+func only(s string, ok *[256]bool) bool {
+	for i := range len(s) {
+		if !ok[s[i]] {
+			return false
+		}
+	}
+	return true
+}
+
 // nameBytes are the bytes of a field name: those of a token (RFC 9110 section
-// 5.6.2) but for capital letters.
-var nameBytes = func() (ok [256]bool) {
-	for _, c := range []byte("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz") {
+// 5.6.2) but for capital letters. In a path nothing is invisible and nothing begins
+// a fragment; in an authority nothing begins what stands before or behind it in a URL.
+var (
+	nameBytes = bytesOf("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+	pathBytes = visibleBut("#")
+	hostBytes = visibleBut(`/\?#@`)
+)
+
+func bytesOf(set string) (ok [256]bool) {
+	for _, c := range []byte(set) {
 		ok[c] = true
 	}
 	return ok
-}()
+}
+
+func visibleBut(set string) (ok [256]bool) {
+	for c := range ok {
+		ok[c] = c > ' ' && c != 0x7f && strings.IndexByte(set, byte(c)) < 0
+	}
+	return ok
+}

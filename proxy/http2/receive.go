@@ -129,8 +129,11 @@ func (c *Conn) late() error { return c.useless() }
 
 // useless counts a frame that moves nothing. What was sent to the peer pays for
 // some: it has to open windows for that, and may measure the way with PING.
-func (c *Conn) useless() error {
-	if !c.noise.add(maxNoise) {
+func (c *Conn) useless() error { return c.noisy(1) }
+
+// noisy counts what is as much work as n such frames.
+func (c *Conn) noisy(n int) error {
+	if !c.noise.add(n, maxNoise) {
 		return nil
 	}
 	c.mu.Lock()
@@ -147,7 +150,7 @@ func (c *Conn) useless() error {
 func (c *Conn) deliver(s *Stream, payload []byte, end bool) error {
 	if !s.head {
 		s.giveBack(len(payload))
-		return &streamError{s.id, ProtocolError, "DATA before HEADERS"}
+		return c.malformed(s, "DATA before HEADERS")
 	}
 	if s.length >= 0 {
 		if s.length -= int64(len(payload)); s.length < 0 || end && s.length > 0 {
@@ -237,7 +240,6 @@ func (c *Conn) list(id uint32, block []byte, end bool) error {
 	if err := c.dec.Close(); err != nil {
 		return &ConnError{CompressionError, err.Error()}
 	}
-	c.noise.pay()
 	s, err := c.addressee(id)
 	if s == nil || err != nil {
 		return err
@@ -261,6 +263,13 @@ func (c *Conn) list(id uint32, block []byte, end bool) error {
 	}
 	if err := s.begin(m, k, end); err != nil {
 		return err
+	}
+	if k == responseHead && m.Interim() { // there may be any number of them, and no window holds them up
+		if err := c.useless(); err != nil {
+			return err
+		}
+	} else {
+		c.noise.pay()
 	}
 	if end {
 		c.mu.Lock()
@@ -294,7 +303,7 @@ func (s *Stream) begin(m *Message, k kind, end bool) error {
 	}
 	s.head, s.length = true, m.ContentLength
 	if bodyless {
-		s.length = -1
+		s.length = 0 // whatever is declared
 	}
 	if end && s.length > 0 {
 		return &streamError{s.id, ProtocolError, "content-length without DATA"}
@@ -382,7 +391,7 @@ func (c *Conn) reset(h frameHeader, p []byte) error {
 	c.Touch(c) // that may have opened the window
 	c.mu.Unlock()
 	s.handler.Reset(Code(binary.BigEndian.Uint32(p)), nil)
-	if early && c.config.Server && c.resets.add(c.config.Resets) {
+	if early && c.config.Server && c.resets.add(1, c.config.Resets) {
 		return &ConnError{EnhanceYourCalm, "too many streams are reset"}
 	}
 	return nil
@@ -447,12 +456,21 @@ func (c *Conn) settings(h frameHeader, p []byte) error {
 	if !c.settled {
 		c.peerStreams = 1<<32 - 1 // unlimited unless it says otherwise
 	}
+	window := c.peerWindow // of several in a frame, the last one counts
 	for ; len(p) > 0 && err == nil; p = p[6:] {
-		err = c.settingLocked(binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:]))
+		err = c.settingLocked(binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:]), &window)
+	}
+	walked := 0
+	if err == nil && window != c.peerWindow {
+		walked = len(c.streams)
+		err = c.peerWindowLocked(window)
 	}
 	c.out = appendHeader(c.out, 0, frameSettings, flagAck, 0)
 	err = c.boundedLocked(err)
 	c.mu.Unlock()
+	if err == nil {
+		err = c.noisy(walked / walkNoise)
+	}
 	if err != nil {
 		return err
 	}
@@ -462,7 +480,7 @@ func (c *Conn) settings(h frameHeader, p []byte) error {
 	return nil
 }
 
-func (c *Conn) settingLocked(id uint16, v uint32) error {
+func (c *Conn) settingLocked(id uint16, v uint32, window *int64) error {
 	switch id {
 	case settingHeaderTableSize:
 		c.enc.SetMaxDynamicTableSize(min(v, 4096))
@@ -476,14 +494,7 @@ func (c *Conn) settingLocked(id uint16, v uint32) error {
 		if v > maxWindow {
 			return &ConnError{FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE beyond 2^31-1"}
 		}
-		change := int64(v) - c.peerWindow // may make windows negative (section 6.9.2)
-		c.peerWindow = int64(v)
-		for _, s := range c.streams {
-			if s.sendWindow += change; s.sendWindow > maxWindow {
-				return &ConnError{FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE overflows a window"}
-			}
-			s.readyLocked()
-		}
+		*window = int64(v)
 	case settingMaxFrame:
 		if v < maxFrame || v > 1<<24-1 {
 			return &ConnError{ProtocolError, "SETTINGS_MAX_FRAME_SIZE"}
@@ -493,6 +504,20 @@ func (c *Conn) settingLocked(id uint16, v uint32) error {
 			return &ConnError{ProtocolError, "SETTINGS_ENABLE_CONNECT_PROTOCOL"}
 		}
 		c.peerConnect = v == 1
+	}
+	return nil
+}
+
+// peerWindowLocked changes what may be sent on all streams, which may make windows
+// negative (section 6.9.2).
+func (c *Conn) peerWindowLocked(window int64) error {
+	change := window - c.peerWindow
+	c.peerWindow = window
+	for _, s := range c.streams {
+		if s.sendWindow += change; s.sendWindow > maxWindow {
+			return &ConnError{FlowControlError, "SETTINGS_INITIAL_WINDOW_SIZE overflows a window"}
+		}
+		s.readyLocked()
 	}
 	return nil
 }

@@ -103,6 +103,58 @@ var talks = []struct {
 		p.headers(1, true, ":path", "/")
 	}, `head 1 200, reset 1 PROTOCOL_ERROR`},
 	{"second head", func(p *peer) { p.headers(1, false, post...); p.headers(1, false, post...) }, `head 1 200, reset 1 PROTOCOL_ERROR`},
+	{"scheme that is a URL", func(p *peer) {
+		p.headers(1, true, ":method", "GET", ":scheme", "http://evil/?", ":path", "/", ":authority", "a")
+	}, `reset 1 PROTOCOL_ERROR`},
+	{"path that is a URL", func(p *peer) {
+		p.headers(1, true, ":method", "GET", ":scheme", "other", ":path", "http://evil/", ":authority", "a")
+	}, `reset 1 PROTOCOL_ERROR`},
+	{"path with a fragment", func(p *peer) {
+		p.headers(1, true, ":method", "GET", ":scheme", "http", ":path", "/a#b", ":authority", "a")
+	}, `reset 1 PROTOCOL_ERROR`},
+	{"asterisk for GET", func(p *peer) {
+		p.headers(1, true, ":method", "GET", ":scheme", "http", ":path", "*", ":authority", "a")
+	}, `reset 1 PROTOCOL_ERROR`},
+	{"asterisk for OPTIONS", func(p *peer) {
+		p.headers(1, true, ":method", "OPTIONS", ":scheme", "http", ":path", "*", ":authority", "a")
+	}, `head 1 200 end`},
+	{"path in the authority", func(p *peer) {
+		p.headers(1, true, ":method", "GET", ":scheme", "http", ":path", "/", ":authority", "a/admin?")
+	}, `reset 1 PROTOCOL_ERROR`},
+	{"user in the authority", func(p *peer) {
+		p.headers(1, true, ":method", "GET", ":scheme", "http", ":path", "/", ":authority", "u@a")
+	}, `reset 1 PROTOCOL_ERROR`},
+	{"path in the host", func(p *peer) {
+		p.headers(1, true, ":method", "GET", ":scheme", "http", ":path", "/", "host", "a/admin?")
+	}, `reset 1 PROTOCOL_ERROR`},
+	{"method with a space", func(p *peer) {
+		p.headers(1, true, ":method", "GET / HTTP/1.1", ":scheme", "http", ":path", "/", ":authority", "a")
+	}, `reset 1 PROTOCOL_ERROR`},
+	{"two hosts", func(p *peer) { p.headers(1, true, with(get, "host", "a", "host", "a")...) }, `reset 1 PROTOCOL_ERROR`},
+	{"no authority for CONNECT", func(p *peer) { p.headers(1, false, ":method", "CONNECT") }, `reset 1 PROTOCOL_ERROR`},
+	{"space in the authority of CONNECT", func(p *peer) { p.headers(1, false, ":method", "CONNECT", ":authority", "a:1 HTTP/1.1") }, `reset 1 PROTOCOL_ERROR`},
+	{"length of a tunnel", func(p *peer) {
+		p.headers(1, false, ":method", "CONNECT", ":authority", "a:1", "content-length", "1")
+	}, `reset 1 PROTOCOL_ERROR`},
+	{"content-length twice", func(p *peer) {
+		p.headers(1, false, with(post, "content-length", "2", "content-length", "2")...)
+	}, `reset 1 PROTOCOL_ERROR`},
+	{"octal content-length", func(p *peer) { p.headers(1, false, with(post, "content-length", "010")...) }, `reset 1 PROTOCOL_ERROR`},
+	{"content-length with a plus", func(p *peer) { p.headers(1, false, with(post, "content-length", "+1")...) }, `reset 1 PROTOCOL_ERROR`},
+	{"content-length with an underscore", func(p *peer) { p.headers(1, false, with(post, "content_length", "1")...) }, `reset 1 PROTOCOL_ERROR`},
+	{"transfer-encoding with an underscore", func(p *peer) { p.headers(1, false, with(post, "transfer_encoding", "chunked")...) }, `reset 1 PROTOCOL_ERROR`},
+	{"host in a trailer", func(p *peer) {
+		p.headers(1, false, post...)
+		p.headers(1, true, "host", "b")
+	}, `head 1 200, reset 1 PROTOCOL_ERROR`},
+	{"content-length in a trailer", func(p *peer) {
+		p.headers(1, false, post...)
+		p.headers(1, true, "content-length", "5")
+	}, `head 1 200, reset 1 PROTOCOL_ERROR`},
+	{"transfer-encoding in a trailer", func(p *peer) {
+		p.headers(1, false, post...)
+		p.headers(1, true, "transfer-encoding", "chunked")
+	}, `head 1 200, reset 1 PROTOCOL_ERROR`},
 	{"connect", func(p *peer) { p.headers(1, false, ":method", "CONNECT", ":authority", "a:1") }, `head 1 200`},
 	{"connect with a path", func(p *peer) {
 		p.headers(1, false, ":method", "CONNECT", ":authority", "a:1", ":scheme", "http", ":path", "/")
