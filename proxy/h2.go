@@ -52,12 +52,13 @@ type h2Conn struct {
 	track     *tracked
 	client    mesh.Peer
 	router    h2Router
-	used      time.Duration // of the reading goroutine: when the last stream was opened
+	used      int64 // of the reading goroutine: when the last stream was opened, by the tracker's clock
+	left      bool  // of the same: nothing happened for keepIdle, and the client knows that it has to go
 }
 
 // serve runs until the connection ends.
 func (c *h2Conn) serve(first []byte) {
-	c.used = c.proxy.now()
+	c.used = c.proxy.conns.clock.Load()
 	c.track.expect(keepIdle, true)
 	err := c.conn.Run(first)
 	c.router.away()
@@ -69,7 +70,7 @@ func (c *h2Conn) serve(first []byte) {
 
 // Accept implements http2.Owner.
 func (c *h2Conn) Accept() *http2.Stream {
-	c.used = c.proxy.now()
+	c.used = c.proxy.conns.clock.Load()
 	x := &h2Exchange{conn: c}
 	x.rec.Start = time.Now()
 	x.down.SetHandler((*h2Request)(x))
@@ -87,15 +88,25 @@ func (c *h2Conn) Interrupted() error {
 	c.track.expect(0, false) // takes the interruption back
 	open, _ := c.conn.Open()
 	switch {
+	case c.left && open == 0:
+		return errNoGoodbye
 	case c.proxy.draining():
 		c.conn.Leave()
-	case open == 0 && c.proxy.now()-c.used >= keepIdle:
+	case open == 0 && c.proxy.conns.clock.Load()-c.used >= int64(keepIdle/time.Second):
+		c.left = true
 		c.conn.Leave()
+		c.track.expect(goodbyePatience, false)
 	default:
 		c.track.expect(keepIdle, true)
 	}
 	return nil
 }
+
+// goodbyePatience is how long the other side of an idle connection may take to agree
+// to its end.
+const goodbyePatience = 10 * time.Second
+
+var errNoGoodbye = &timeoutError{"it does not leave an idle connection when asked to"}
 
 // h2Exchange is one request and its answer.
 type h2Exchange struct {
@@ -105,7 +116,10 @@ type h2Exchange struct {
 
 	mu       sync.Mutex // guards what follows; held while something is sent to up
 	up       *h2Attempt // the present attempt; nil while there is none
-	over     bool       // recorded
+	over     bool       // nothing is forwarded any more; what the client has yet to take is sent
+	recorded bool
+	unsent   int   // bytes of the answer that the client has yet to take
+	counters *edge // of what the exchange was with; once over
 	fields   []hpack.HeaderField
 	headOnly bool
 	headEnd  bool // the request has no body
@@ -178,6 +192,13 @@ func (x *h2Exchange) requestTrailer(m *http2.Message) {
 	x.asked = true
 	switch {
 	case x.over:
+	case m.TooLarge: // the rest of it is not here
+		if x.up != nil {
+			x.up.SendReset(http2.Cancel)
+			x.conn.conn.Touch(x.up.Conn())
+		}
+		x.tooLargeLocked(431, "the request's trailer is longer than 64 KiB")
+		x.conn.conn.Touch(x.conn.conn)
 	case x.up == nil:
 		x.trailer, x.bodyEnd = slices.Clone(m.Fields), true
 	default:
@@ -250,6 +271,9 @@ func (r *h2Request) Sent(n int) {
 	x := (*h2Exchange)(r)
 	x.mu.Lock()
 	up := x.up
+	if x.unsent -= n; x.over && !x.recorded && x.unsent == 0 {
+		x.recordLocked()
+	}
 	x.mu.Unlock()
 	if up != nil && up.Credit(n) {
 		up.Conn().Flush()
@@ -263,6 +287,7 @@ func (r *h2Request) Reset(code http2.Code, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.over {
+		x.lostLocked()
 		return
 	}
 	var bad *http2.ConnError
@@ -278,7 +303,7 @@ func (r *h2Request) Reset(code http2.Code, err error) {
 	if x.rec.Outcome = mesh.Reset; err != nil && !errors.As(err, &bad) && !http2.Closed(err) && !isReset(err) {
 		x.rec.Outcome = mesh.BadMessage
 	}
-	if x.answered {
+	if x.answered && x.unsent == 0 {
 		x.rec.Outcome = x.outcome()
 	}
 	x.endLocked()
@@ -290,6 +315,7 @@ func (r *h2Request) Unread() {
 	x.mu.Lock()
 	up := x.up
 	if x.over {
+		x.lostLocked()
 		up = nil
 	} else {
 		if up != nil {
@@ -357,9 +383,8 @@ func (a *h2Attempt) Head(m *http2.Message, end bool) {
 	if m.TooLarge {
 		a.SendReset(http2.Cancel)
 		a.Conn().Touch(a.Conn())
-		x.answerLocked(502, "head-too-large", "the answer's header list is longer than 64 KiB")
-		x.rec.Outcome = mesh.BadMessage
-		x.endLocked()
+		x.tooLargeLocked(502, "the answer's header list is longer than 64 KiB")
+		a.Conn().Touch(x.down.Conn())
 		return
 	}
 	if x.rec.FirstByte == 0 {
@@ -390,6 +415,7 @@ func (a *h2Attempt) Data(p []byte, end bool) {
 	n := len(p)
 	if x.up == a && !x.over {
 		n = x.down.SendData(a.Conn(), p, end)
+		x.unsent += len(p) - n
 		x.rec.BytesReceived += uint64(len(p))
 		a.Conn().Touch(x.down.Conn())
 		x.answered = x.answered || end
@@ -435,15 +461,17 @@ func (a *h2Attempt) Reset(code http2.Code, err error) {
 	x.rec.Outcome = mesh.Reset
 	switch {
 	case x.answered && code == http2.NoError && err == nil:
-		x.rec.Outcome = x.outcome()
 		x.down.SendReset(code)
+		by.Touch(x.down.Conn())
+		x.completeLocked()
+		return
 	case unseen || err == nil:
 		x.down.SendReset(code)
 	case x.rec.FirstByte == 0:
 		x.conn.router.blamed(x)
 		x.answerLocked(502, "no-answer", lostText(err))
 	default:
-		x.breakLocked(err)
+		x.breakLocked(grpcUnavailable, "the connection to the application ended: "+err.Error())
 	}
 	by.Touch(x.down.Conn())
 	x.endLocked()
@@ -458,8 +486,7 @@ func (a *h2Attempt) Unread() {
 	case !mine:
 	case x.answered:
 		x.down.SendReset(http2.NoError) // RFC 9113 section 8.1: the rest is not needed
-		x.rec.Outcome = x.outcome()
-		x.endLocked()
+		x.completeLocked()
 	default:
 		x.down.SendReset(http2.EnhanceYourCalm)
 		x.rec.Outcome = mesh.Reset
@@ -478,15 +505,27 @@ func lostText(err error) string {
 	return "the connection to the application ended before it answered: " + err.Error()
 }
 
+// tooLargeLocked ends x for a header list that is not forwarded.
+func (x *h2Exchange) tooLargeLocked(status int, text string) {
+	if x.begun {
+		x.breakLocked(grpcResourceExhausted, text)
+	} else {
+		x.answerLocked(status, "head-too-large", text)
+	}
+	x.rec.Outcome = mesh.BadMessage
+	x.endLocked()
+}
+
 // breakLocked ends an answer that has begun and can't be completed. A gRPC
-// client is told as it would see it without the mesh: UNAVAILABLE.
-func (x *h2Exchange) breakLocked(err error) {
+// client is told why, with status: without a connection, UNAVAILABLE as it would
+// see without the mesh.
+func (x *h2Exchange) breakLocked(status int, text string) {
 	if x.grpc && x.begun && x.down.Sending() {
 		x.down.SendHead([]hpack.HeaderField{
-			{Name: "grpc-status", Value: strconv.Itoa(grpcUnavailable)},
-			{Name: "grpc-message", Value: url.PathEscape("the connection to the application ended: " + err.Error())},
+			{Name: "grpc-status", Value: strconv.Itoa(status)},
+			{Name: "grpc-message", Value: url.PathEscape(text)},
 		}, true)
-		x.status = grpcUnavailable
+		x.status = status
 		if x.asked {
 			return
 		}
@@ -604,8 +643,17 @@ func grpcStatus(status int) int {
 // finishLocked ends x if both messages are complete.
 func (x *h2Exchange) finishLocked() {
 	if x.asked && x.answered && !x.over {
-		x.rec.Outcome = x.outcome()
-		x.endLocked()
+		x.completeLocked()
+	}
+}
+
+// completeLocked ends x with a complete answer. It is a success once the client has
+// taken it: until then the stream may still be reset.
+func (x *h2Exchange) completeLocked() {
+	x.rec.Outcome = x.outcome()
+	x.closeLocked()
+	if x.unsent == 0 {
+		x.recordLocked()
 	}
 }
 
@@ -620,16 +668,35 @@ func (x *h2Exchange) outcome() mesh.Outcome {
 	return mesh.Success
 }
 
-// endLocked records x. Nothing is forwarded from then on, but what is pending
-// still leaves.
+// endLocked ends x and records it.
 func (x *h2Exchange) endLocked() {
+	x.closeLocked()
+	x.recordLocked()
+}
+
+// closeLocked notes whom x was with, and leaves. Nothing is forwarded from then on,
+// but what is pending still leaves.
+func (x *h2Exchange) closeLocked() {
 	x.over = true
-	x.rec.Duration = time.Since(x.rec.Start)
 	r := x.conn.router
-	x.rec.Server, x.rec.Security = r.server(x), r.security(x)
-	x.conn.proxy.recorder.record(r.edge(x), &x.rec)
+	x.rec.Server, x.rec.Security, x.counters = r.server(x), r.security(x), r.edge(x)
 	x.leaveLocked()
 	x.body, x.fields, x.trailer = nil, nil, nil
+}
+
+// recordLocked is called once.
+func (x *h2Exchange) recordLocked() {
+	x.recorded = true
+	x.rec.Duration = time.Since(x.rec.Start)
+	x.conn.proxy.recorder.record(x.counters, &x.rec)
+}
+
+// lostLocked records an answer whose end the client does not take, if x is one.
+func (x *h2Exchange) lostLocked() {
+	if !x.recorded {
+		x.rec.Outcome = mesh.Reset
+		x.recordLocked()
+	}
 }
 
 func (x *h2Exchange) leaveLocked() { x.conn.router.left(x) }

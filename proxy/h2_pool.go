@@ -15,6 +15,7 @@ import (
 
 const (
 	maxH2Sessions = 128              // per endpoint
+	maxBarren     = 3                // connections opened in a row of which none has a place for a stream
 	h2SessionAge  = 30 * time.Minute // after which another one is opened, for new streams
 )
 
@@ -30,6 +31,7 @@ type h2Pool struct {
 	dialing  int
 	waiting  []*h2Exchange // for a place
 	serving  bool          // a goroutine hands out places
+	barren   int           // connections opened since one had a place
 	closed   bool
 	tried    chan struct{} // closed once a connection has been opened or has failed
 }
@@ -49,10 +51,14 @@ func (p *h2Pool) take(x *h2Exchange, by *http2.Conn) {
 	p.mu.Lock()
 	for _, s := range p.sessions {
 		if s.conn.Reserve() {
+			p.barren = 0
 			p.mu.Unlock()
 			x.attach(s.conn, by)
 			return
 		}
+	}
+	if len(p.waiting) == 0 {
+		p.barren = 0
 	}
 	p.waiting = append(p.waiting, x)
 	p.waiters.Add(1)
@@ -60,9 +66,10 @@ func (p *h2Pool) take(x *h2Exchange, by *http2.Conn) {
 	p.mu.Unlock()
 }
 
-// growLocked opens a connection for those who wait, one at a time.
+// growLocked opens a connection for those who wait, one at a time, and not without end
+// where none has a place for them.
 func (p *h2Pool) growLocked() {
-	if p.dialing == 0 && len(p.waiting) > 0 && len(p.sessions) < maxH2Sessions && !p.closed {
+	if p.dialing == 0 && len(p.waiting) > 0 && len(p.sessions) < maxH2Sessions && p.barren < maxBarren && !p.closed {
 		p.dialing++
 		go p.dial()
 	}
@@ -74,14 +81,17 @@ func (p *h2Pool) dial() {
 	err := s.run()
 	p.mu.Lock()
 	p.sessions = slices.DeleteFunc(p.sessions, func(o *h2Session) bool { return o == s })
-	var failed []*h2Exchange
-	if !s.open {
+	if s.open {
+		p.growLocked()
+	} else {
 		p.dialing--
 		p.triedLocked()
-		failed, p.waiting = p.waiting, nil
+	}
+	var failed []*h2Exchange
+	if !s.open || len(p.sessions) == 0 && p.dialing == 0 { // nobody else is going to have a place
+		failed, p.waiting, p.barren = p.waiting, nil, 0
 		p.waiters.Store(0)
 	}
-	p.growLocked()
 	p.mu.Unlock()
 	for _, x := range failed {
 		x.unrouted(err)
@@ -120,6 +130,7 @@ func (s *h2Session) Settled() {
 	p.dialing--
 	p.triedLocked()
 	p.sessions = append(p.sessions, s)
+	p.barren++ // until it turns out to have a place
 	closed := p.closed
 	p.mu.Unlock()
 	p.serve()
@@ -180,6 +191,7 @@ func (p *h2Pool) serve() {
 func (p *h2Pool) freeLocked() *h2Session {
 	for _, s := range p.sessions {
 		if s.conn.Reserve() {
+			p.barren = 0
 			return s
 		}
 	}

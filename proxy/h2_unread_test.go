@@ -50,6 +50,15 @@ func newUnreader(t *testing.T, addr string) *unreader {
 	return u
 }
 
+// send sends the frames that were written.
+func (u *unreader) send() {
+	u.t.Helper()
+	if _, err := u.conn.Write(u.frames.Bytes()); err != nil {
+		u.t.Fatal(err)
+	}
+	u.frames.Reset()
+}
+
 // get opens n streams from id on, and waits until all answers have begun.
 func (u *unreader) get(id uint32, n int, path string) {
 	u.t.Helper()
@@ -62,10 +71,7 @@ func (u *unreader) get(id uint32, n int, path string) {
 		}
 		_ = u.WriteHeaders(http2.HeadersFrameParam{StreamID: id + 2*i, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
 	}
-	if _, err := u.conn.Write(u.frames.Bytes()); err != nil {
-		u.t.Fatal(err)
-	}
-	u.frames.Reset()
+	u.send()
 	for i := range n {
 		select {
 		case <-u.heads:

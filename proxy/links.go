@@ -166,14 +166,22 @@ func (k *link) ended() bool {
 func (in *inbound) link(ctx context.Context, over *mtls.Conn) {
 	counters := in.edge(mesh.HTTP1)
 	var l *mux.Link
+	left := false
 	l = mux.New(over, mux.Config{
 		Serve:  func(s *mux.Stream) mux.Serve { return in.session(ctx, s, counters) },
 		Growth: in.proxy.growth(over),
 		Interrupted: func() error { // the tracker wants the connection to end
 			in.track.expect(0, false) // takes the interruption back
-			if in.proxy.draining() || l.Streams() == 0 {
+			switch none := l.Streams() == 0; {
+			case left && none:
+				return errNoGoodbye
+			case in.proxy.draining():
 				l.Leave()
-			} else {
+			case none:
+				left = true
+				l.Leave()
+				in.track.expect(goodbyePatience, false)
+			default:
 				in.track.expect(keepIdle, true)
 			}
 			return nil
