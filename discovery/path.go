@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -27,6 +28,9 @@ func (s *Snapshot) Path(client, server, domain string) (*mesh.Path, error) {
 		return nil, err
 	}
 	t, err := s.named(name, domain)
+	if errors.Is(err, errUnknown) {
+		return nil, fmt.Errorf("%w: its name resolves to nothing; what there is: tulle ps, tulle stat", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +84,9 @@ func (s *Snapshot) caller(name, domain string) (mesh.PathEnd, error) {
 		}, nil
 	}
 	t, err := s.named(name, domain)
+	if errors.Is(err, errUnknown) {
+		return mesh.PathEnd{}, fmt.Errorf("%w: it does not run; what does: tulle ps", err)
+	}
 	if err != nil {
 		return mesh.PathEnd{}, err
 	}
@@ -97,6 +104,15 @@ func (s *Snapshot) caller(name, domain string) (mesh.PathEnd, error) {
 	return end, nil
 }
 
+// errUnknown is what every unknownError is.
+var errUnknown = errors.New("nobody is called so")
+
+// unknownError is a name that means nothing.
+type unknownError string
+
+func (e unknownError) Error() string        { return fmt.Sprintf("no service or replica is called %.80q", string(e)) }
+func (e unknownError) Is(target error) bool { return target == errUnknown }
+
 // named finds a service or replica by its name, in DNS or not, or by its address.
 func (s *Snapshot) named(name, domain string) (target, error) {
 	plain := strings.TrimSuffix(name, ".")
@@ -112,7 +128,7 @@ func (s *Snapshot) named(name, domain string) (target, error) {
 	if strings.Contains(name, "/") {
 		return target{}, fmt.Errorf("%.80q: names have no kind on a host; type for instance: tulle why web catalog", name)
 	}
-	return target{}, fmt.Errorf("no service or replica is called %.80q, its name resolves to nothing; what there is: tulle ps, tulle stat", name)
+	return target{}, unknownError(name)
 }
 
 func (s *Snapshot) server(t target, domain string) mesh.PathEnd {

@@ -78,8 +78,8 @@ func TestPath(t *testing.T) {
 		t.Errorf("a lost one: %+v %v", p, err)
 	}
 	for pair, want := range map[string]string{
-		"client nobody":        "tulle ps",
-		"nobody web":           "tulle ps",
+		"client nobody":        "its name resolves to nothing; what there is: tulle ps",
+		"nobody web":           "it does not run; what does: tulle ps",
 		"deploy/client web":    "tulle why web catalog",
 		"client svc/web":       "tulle why web catalog",
 		"billing web":          "name a workload of: tulle ps",

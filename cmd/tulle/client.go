@@ -22,7 +22,7 @@ import (
 func dialHost(run string) (tullev1.HostClient, func(), error) {
 	path := host.HostSocket(run)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, notUp()
+		return nil, nil, notUp(run)
 	} else if err != nil {
 		return nil, nil, err
 	}
@@ -41,7 +41,10 @@ func dialHost(run string) (tullev1.HostClient, func(), error) {
 	return tullev1.NewHostClient(conn), func() { _ = conn.Close() }, nil
 }
 
-func notUp() error {
+func notUp(run string) error {
+	if err := host.ErrStray(run); err != nil {
+		return err
+	}
 	return command.WithHint(errors.New("the mesh is not up"), "type: tulle up -d")
 }
 

@@ -37,6 +37,9 @@ func daemon(ctx context.Context, c *Config) []Result {
 	r := Result{Check: "is up", Verdict: OK}
 	if _, err := os.Stat(host.HostSocket(c.RunDir)); errors.Is(err, os.ErrNotExist) {
 		r.Verdict, r.Detail, r.Fix = Failed, "it was not started", "tulle up -d"
+		if pid := host.Stray(c.RunDir); pid != 0 {
+			r.Detail, r.Fix = fmt.Sprintf("process %d is, but its files in %s were removed", pid, c.RunDir), "tulle down && tulle up -d"
+		}
 		return []Result{r}
 	}
 	if _, err := list(ctx, c); err != nil {

@@ -13,17 +13,24 @@ import (
 	"github.com/tulle-mesh/tulle/mesh"
 )
 
-// workloads asks each proxy whether it is ready.
+// workloads asks each proxy whether it is ready, and the control plane what it
+// hears of it.
 func workloads(ctx context.Context, c *Config) []Result {
 	known, err := list(ctx, c)
 	if err != nil {
 		return []Result{{Check: "list", Verdict: Failed, Detail: err.Error(), Fix: "tulle up -d"}}
 	}
+	proxies := awaitProxies(ctx, c, known.GetWorkloads())
 	var results []Result
 	for _, w := range known.GetWorkloads() {
-		if !strings.HasPrefix(w.GetState(), "exited") {
-			results = append(results, checkWorkload(ctx, w))
+		if strings.HasPrefix(w.GetState(), "exited") {
+			continue
 		}
+		r := checkWorkload(ctx, w)
+		if r.Verdict == OK && proxies != nil {
+			r = checkProxy(r, proxies[w.GetReplica()], time.Now())
+		}
+		results = append(results, r)
 	}
 	if len(results) == 0 {
 		results = []Result{{Check: "none is running", Verdict: OK, Fix: "tulle run web:8080 -- python3 -m http.server 8080"}}

@@ -92,8 +92,14 @@ func (d *daemon) takeDir() (*os.File, error) {
 		return nil, fmt.Errorf("run directory: %w", err)
 	}
 	held, err := lock(d.RunDir)
-	if !errors.Is(err, errBusy) {
+	if err == nil {
+		if err = ErrStray(d.RunDir); err != nil {
+			_ = held.Close()
+		}
 		return held, err
+	}
+	if !errors.Is(err, errBusy) {
+		return nil, err
 	}
 	who := "another process"
 	if u, err := loadUp(d.RunDir); err == nil && u != nil {
@@ -113,8 +119,8 @@ func (d *daemon) recover() error {
 	if err != nil {
 		d.Log.Error("the earlier daemon's record is unreadable", "reason", err)
 	}
-	if d.journal, err = journal.Open(journalPath(d.RunDir)); err != nil {
-		return command.WithHint(err, "remove what is left by hand, or restart the machine")
+	if d.journal, err = openJournal(d.RunDir); err != nil {
+		return err
 	}
 	d.leftovers = records
 	living := 0
@@ -513,7 +519,8 @@ func (d *daemon) serve(ctx context.Context) error {
 	err = errors.Join(err, d.end())
 	cancel()
 	wg.Wait()
-	return errors.Join(err, restore(d.RunDir))
+	_ = os.MkdirAll(d.RunDir, 0o700) // it may have been removed, and what cannot be undone has to be kept
+	return errors.Join(err, restore(d.journal, d.RunDir))
 }
 
 func (d *daemon) tellReady() {
@@ -559,7 +566,7 @@ func (d *daemon) abandon() error {
 			return nil
 		}
 	}
-	err := restore(d.RunDir)
+	err := restore(d.journal, d.RunDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -101,6 +101,87 @@ func TestUpAndDownRestoresTheHost(t *testing.T) {
 	}
 }
 
+// TestRunDirectoryRemoved: what up has done is undone though nobody can read any
+// more what that was.
+func TestRunDirectoryRemoved(t *testing.T) {
+	before := hostState(t)
+	c := testConfig(t)
+	cancel, done := startDaemon(t, c)
+	for os.RemoveAll(c.RunDir) != nil { // the daemon has just written the names down
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if after := hostState(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if _, err := os.Stat(c.RunDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the run directory is back: %v", err)
+	}
+}
+
+// TestStray: a process that holds the lock of a run directory is found, whether or
+// not the file is there; one that only waits for the lock, or has another, is not.
+func TestStray(t *testing.T) {
+	dir := t.TempDir()
+	run := filepath.Join(dir, "run")
+	link := filepath.Join(dir, "link")
+	if err := errors.Join(os.Mkdir(run, 0o700), os.Symlink(run, link)); err != nil {
+		t.Fatal(err)
+	}
+	if pid := Stray(run); pid != 0 {
+		t.Errorf("nobody there, found %d", pid)
+	}
+	holder := func(script string) *exec.Cmd {
+		cmd := exec.Command("sh", "-c", script+"; echo; read end", "sh", lockPath(run))
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+		if _, err := out.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	holder(`exec 9>"$1"`) // has it open, and no more
+	if pid := Stray(run); pid != 0 {
+		t.Errorf("nobody holds the lock, found %d", pid)
+	}
+	daemon := holder(`exec 9>"$1"; flock -x 9`)
+	for _, remove := range []func() error{
+		func() error { return nil },
+		func() error { return os.Remove(lockPath(run)) },
+		func() error { return os.RemoveAll(run) },
+	} {
+		if err := remove(); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{run, link} {
+			if _, err := os.Stat(run); err != nil && path == link {
+				continue // it leads nowhere
+			}
+			if pid := Stray(path); pid != daemon.Process.Pid {
+				t.Errorf("%s: found %d, want %d", path, pid, daemon.Process.Pid)
+			}
+		}
+	}
+	if err := ErrStray(run); err == nil || !strings.Contains(err.Error(), "type: tulle down --run "+run+" && tulle up -d --run "+run) {
+		t.Errorf("it says: %v", err)
+	}
+	if err := ErrStray(filepath.Join(dir, "another")); err != nil {
+		t.Errorf("of another directory: %v", err)
+	}
+}
+
 func TestDownAfterACrash(t *testing.T) {
 	before := hostState(t)
 	c := testConfig(t)
@@ -203,7 +284,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = os.RemoveAll(c.RunDir) })
-		}, "restart the machine"},
+		}, "/restore.json && tulle up -d && tulle down"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := testConfig(t)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tulle-mesh/tulle/cmd/tulle/command"
 	"github.com/tulle-mesh/tulle/cmd/tulle/journal"
 	"github.com/tulle-mesh/tulle/cmd/tulle/network"
 	"github.com/tulle-mesh/tulle/cmd/tulle/workload"
@@ -28,11 +29,16 @@ const (
 // it was, whether its daemon lives or not. With purge, the certificate
 // authority in state goes too. It says what it did on out.
 func Down(ctx context.Context, run, state string, purge bool, out io.Writer) error {
-	if _, err := os.Stat(run); errors.Is(err, fs.ErrNotExist) {
+	pid, start := daemonOf(run)
+	if _, err := os.Stat(run); errors.Is(err, fs.ErrNotExist) && pid == 0 {
+		if network.Exists(BridgeName) {
+			return command.WithHint(fmt.Errorf("nothing is up, but the link %s of a mesh is here: was %s removed?", BridgeName, run),
+				"take it over, to undo what can be undone: tulle up -d && tulle down")
+		}
 		say(out, "nothing is up")
 		return purgeState(state, purge, out)
 	}
-	if err := endDaemon(ctx, run); err != nil {
+	if err := endDaemon(ctx, pid, start); err != nil {
 		return err
 	}
 	if _, err := os.Stat(run); err == nil { // it was killed, or did not get to the end
@@ -41,10 +47,14 @@ func Down(ctx context.Context, run, state string, purge bool, out io.Writer) err
 			return fmt.Errorf("%s: %w", lockPath(run), err)
 		}
 		defer func() { _ = held.Close() }()
-		if err := endWorkloads(ctx, run); err != nil {
+		if err := endWorkloads(ctx, run, out); err != nil {
 			return err
 		}
-		if err := restore(run); err != nil {
+		j, err := openJournal(run)
+		if err != nil {
+			return err
+		}
+		if err := restore(j, run); err != nil {
 			return err
 		}
 	}
@@ -67,26 +77,34 @@ func purgeState(state string, purge bool, out io.Writer) error {
 	return nil
 }
 
-// endDaemon asks the daemon to go down and waits until it has.
-func endDaemon(ctx context.Context, run string) error {
-	u, err := loadUp(run)
-	if err != nil {
-		return fmt.Errorf("read the daemon's state: %w", err)
+// daemonOf finds the daemon of a run directory, also if its record is gone; pid is
+// 0 if none lives.
+func daemonOf(run string) (pid int, start uint64) {
+	if u, err := loadUp(run); err == nil && u != nil && workload.Alive(u.Pid, u.PidStart) {
+		return u.Pid, u.PidStart
 	}
-	if u == nil || !workload.Alive(u.Pid, u.PidStart) {
+	if pid = Stray(run); pid != 0 {
+		start, _ = workload.StartTime(pid)
+	}
+	return pid, start
+}
+
+// endDaemon asks the daemon to go down, if pid is one, and waits until it has.
+func endDaemon(ctx context.Context, pid int, start uint64) error {
+	if pid == 0 {
 		return nil
 	}
-	if err := unix.Kill(u.Pid, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("stop the daemon (process %d): %w", u.Pid, err)
+	if err := unix.Kill(pid, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("stop the daemon (process %d): %w", pid, err)
 	}
-	if waitGone(ctx, u.Pid, u.PidStart, daemonTimeout) {
+	if waitGone(ctx, pid, start, daemonTimeout) {
 		return nil
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	_ = unix.Kill(u.Pid, unix.SIGKILL)
-	waitGone(ctx, u.Pid, u.PidStart, killTimeout)
+	_ = unix.Kill(pid, unix.SIGKILL)
+	waitGone(ctx, pid, start, killTimeout)
 	return nil
 }
 
@@ -103,10 +121,14 @@ func waitGone(ctx context.Context, pid int, start uint64, timeout time.Duration)
 	return true
 }
 
-// endWorkloads ends every replica on record, without a daemon.
-func endWorkloads(ctx context.Context, run string) error {
+// endWorkloads ends every replica on record, without a daemon. Of one whose record
+// cannot be read it only says so: all others, and the host, are not to suffer from that.
+func endWorkloads(ctx context.Context, run string, out io.Writer) error {
 	records, err := loadRecords(run)
-	errs := []error{err}
+	if err != nil {
+		say(out, "left alone, since its record is unreadable: %v; if it runs, end it: ps -C tulle -f", err)
+	}
+	var errs []error
 	for _, r := range records {
 		if r.alive() {
 			_ = unix.Kill(r.Pid, unix.SIGTERM)
@@ -130,13 +152,19 @@ func (r *record) kill() error {
 	return r.sweep()
 }
 
-// restore undoes what the journal holds and removes the run directory. The
-// lock must be held.
-func restore(run string) error {
+// openJournal opens the journal of a run directory, or says how to do without.
+func openJournal(run string) (*journal.Journal, error) {
 	j, err := journal.Open(journalPath(run))
 	if err != nil {
-		return err
+		return nil, command.WithHint(fmt.Errorf("what was changed on this host cannot be read: %w", err),
+			fmt.Sprintf("to undo all but kernel settings type: rm %s && tulle up -d && tulle down", journalPath(run)))
 	}
+	return j, nil
+}
+
+// restore undoes what the journal holds and removes the run directory. The
+// lock must be held.
+func restore(j *journal.Journal, run string) error {
 	if err := j.Undo(network.Undo); err != nil {
 		return fmt.Errorf("%w; when that is mended, type again: tulle down", err)
 	}

@@ -49,6 +49,7 @@ type leases struct {
 	mu       sync.Mutex
 	closing  bool
 	replicas map[string]*held
+	departed []departed // run with --rm, the last ones
 }
 
 // held is one replica that is known.
@@ -188,6 +189,11 @@ func (l *leases) enter(reg *tullev1.Register) (*held, *discovery.Lease, error) {
 	h.record = record{
 		Service: reg.GetService(), Strict: reg.GetStrict(), Remove: reg.GetRemove(), OnHost: reg.GetHostNetwork(), Command: reg.GetCommand(),
 		Pid: int(reg.GetPid()), PidStart: start, Started: time.Now().Unix(),
+	}
+	// It may have been killed since. Who is found dead is buried, so this keeps its
+	// place from being taken over meanwhile, and from being given up twice.
+	if !h.record.alive() {
+		return nil, nil, status.Errorf(codes.InvalidArgument, "process %d has ended", h.record.Pid)
 	}
 	for _, p := range reg.GetPorts() {
 		if p == 0 || p > 65535 {
@@ -379,6 +385,12 @@ func (l *leases) dead(which func(*held) bool) (dead []*held) {
 	return dead
 }
 
+// mostDeparted is how many of those that left no trace are remembered.
+const mostDeparted = 256
+
+// departed is one of them.
+type departed struct{ service, replica, state string }
+
 // endLocked gives the replica's place up, and keeps the record for ps unless
 // nobody wants it: --rm, or it never got as far as running.
 func (l *leases) endLocked(h *held, code int) {
@@ -392,6 +404,7 @@ func (l *leases) endLocked(h *held, code int) {
 	if neverRan := h.status.GetCommandPid() == 0 && code == workload.CodeOwn; h.record.Remove || neverRan {
 		delete(l.replicas, h.record.Replica)
 		err = h.record.erase(l.run)
+		l.departed = append(l.departed[max(len(l.departed)-mostDeparted+1, 0):], departed{h.record.Service, h.record.Replica, h.state()})
 	} else {
 		err = h.record.save(l.run)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,13 +172,20 @@ func TestTracesAreRemoved(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			run := t.TempDir()
-			client := serve(t, newLeases(t, run))
+			l := newLeases(t, run)
+			client := serve(t, l)
 			j := mustJoin(t, client, tc.reg)
 			j.report(tc.last)
 			_ = j.CloseSend()
 			awaitState(t, client, "web-1", "")
 			if left, _ := filepath.Glob(filepath.Join(run, "workloads", "*")); len(left) > 0 {
 				t.Errorf("left %v", left)
+			}
+			// Who asks why it cannot call, or be called, learns that it has ended.
+			for _, name := range []string{"web", "web-1.mesh"} {
+				if _, err := l.path(name, "web"); err == nil || !strings.Contains(err.Error(), name+" does not run: it has ended, exited (") {
+					t.Errorf("why %s: %v", name, err)
+				}
 			}
 		})
 	}
@@ -354,6 +362,62 @@ func TestBuryingHoldsUpNobodyElse(t *testing.T) {
 		t.Errorf("the next one is %s", got)
 	}
 	awaitState(t, client, "web-1", "starting")
+}
+
+// A replica comes back to its place, and is killed while what another one left is
+// swept up first: it is buried once, and name and address are free again.
+func TestKilledWhileItJoinsAgain(t *testing.T) {
+	for _, remove := range []bool{false, true} {
+		l := newLeases(t, t.TempDir())
+		begun, end := make(chan string), map[string]chan struct{}{"web-1": make(chan struct{}), "web-2": make(chan struct{})}
+		l.sweep = func(r *record) error {
+			begun <- r.Replica
+			<-end[r.Replica]
+			return nil
+		}
+		client := serve(t, l)
+		process := func() *exec.Cmd {
+			c := exec.Command("sleep", "1000")
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _, _ = c.Process.Kill(), c.Wait() })
+			return c
+		}
+		kill := func(c *exec.Cmd) { _, _ = c.Process.Kill(), c.Wait() }
+		one, two := process(), process()
+		first := mustJoin(t, client, &tullev1.Register{Service: "web", Remove: remove, Pid: int32(one.Process.Pid)})
+		second := mustJoin(t, client, &tullev1.Register{Service: "web", Remove: remove, Add: true, Pid: int32(two.Process.Pid)})
+		for replica, j := range map[string]*joined{"web-1": first, "web-2": second} {
+			j.hang()
+			awaitState(t, client, replica, "lost")
+		}
+		kill(two)
+		again := make(chan error, 1)
+		go func() {
+			_, err := join(t, client, &tullev1.Register{Service: "web", Replica: "web-1", Remove: remove, Address4: first.lease.GetAddress4(), Pid: int32(one.Process.Pid)})
+			again <- err
+		}()
+		if got := <-begun; got != "web-2" {
+			t.Fatalf("%s is swept up", got)
+		}
+		kill(one)
+		buried := make(chan struct{})
+		go func() {
+			l.buryAll(l.dead(func(h *held) bool { return h.record.Replica == "web-1" })) // as watchLost does
+			close(buried)
+		}()
+		<-begun
+		close(end["web-2"])
+		if err := <-again; status.Code(err) != codes.InvalidArgument {
+			t.Errorf("who is dead joined: %v", err)
+		}
+		close(end["web-1"])
+		<-buried
+		if j := mustJoin(t, client, &tullev1.Register{Service: "web"}); j.lease.GetAddress4() != first.lease.GetAddress4() || j.lease.GetReplica() != "web-1" {
+			t.Errorf("--rm %v: not given back: the next one is %v", remove, j.lease)
+		}
+	}
 }
 
 // A goodbye that is read only after its process has gone still counts.

@@ -128,6 +128,13 @@ func (j *Journal) Undo(undo func(Change) error) error {
 
 func (j *Journal) storeLocked(changes []Change) error {
 	c := content{Boot: j.content.Boot, Changes: changes}
+	if len(changes) == 0 { // takes no room, where there may be none
+		if err := os.Remove(j.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("journal: %w", err)
+		}
+		j.content = c
+		return nil
+	}
 	data, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)

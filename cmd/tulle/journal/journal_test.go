@@ -58,6 +58,23 @@ func TestUndoGoesBackwardsAndKeepsWhatFailed(t *testing.T) {
 	}
 }
 
+// TestUndoneTakesNoRoom: where nothing is left to undo there is no file.
+func TestUndoneTakesNoRoom(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "restore.json")
+	j, _ := Open(path)
+	if err := j.Record(Change{Kind: Link, Name: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := j.Undo(func(Change) error { return nil }); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("left: %v", err)
+		}
+	}
+}
+
 func TestOpen(t *testing.T) {
 	for _, tc := range []struct {
 		name, text string

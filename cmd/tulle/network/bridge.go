@@ -163,6 +163,12 @@ func HasIPv6() bool {
 	return err == nil
 }
 
+// Exists tells whether there is a link of this name.
+func Exists(name string) bool {
+	_, err := netlink.LinkByName(name)
+	return err == nil
+}
+
 // DeleteLink removes an interface; one that does not exist is fine.
 func DeleteLink(name string) error {
 	link, err := netlink.LinkByName(name)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
+	"github.com/tulle-mesh/tulle/cmd/tulle/host"
 )
 
 const (
@@ -110,6 +111,9 @@ func (c *client) explain(ctx context.Context, err error) error {
 	case ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		if err := host.ErrStray(c.run); err != nil {
+			return err
+		}
 		return command.WithHint(errors.New("the control plane is not running"), "start it with: "+c.upCommand())
 	case errors.Is(err, fs.ErrPermission):
 		return command.WithHint(errors.New("only root may ask the control plane"), "type the same with sudo")

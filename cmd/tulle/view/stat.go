@@ -123,7 +123,10 @@ func edges(ctx context.Context, env *command.Env, args []string) int {
 			_, err := fmt.Fprintln(w, "No traffic yet; make some: sudo tulle run --rm client -- curl -s http://web.mesh:8080/")
 			return err
 		}
-		return writeEdges(w, answer.Items, o.wide(), colours(env))
+		if err := writeEdges(w, answer.Items, o.wide(), colours(env)); err != nil {
+			return err
+		}
+		return writeFailures(w, answer.Items)
 	})
 }
 
@@ -134,7 +137,7 @@ func writeEdges(w io.Writer, edges []dashboard.Edge, wide, colours bool) error {
 	}
 	t := newTable(head...)
 	for _, e := range edges {
-		row := append([]cell{word(e.Source, strong), word(e.Destination, strong), security(e.Security), word(e.Protocol)}, figures(e.Figures)...)
+		row := append([]cell{word(e.Source, strong), word(e.Destination, strong), securityOf(&e), word(e.Protocol)}, figures(e.Figures)...)
 		if wide {
 			row = append(row, number(count(e.TotalRequests)), failures(e.TotalFailures), number(count(e.Open)),
 				number(size(e.Sent)), number(size(e.Received)), word(counted(e.Outcomes)), word(e.SourceIdentity))

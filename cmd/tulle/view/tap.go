@@ -87,9 +87,7 @@ func tap(ctx context.Context, env *command.Env, args []string) int {
 	}
 	c := newClient(*f.run)
 	defer c.close()
-	if isTerminal(env.Stdout) {
-		_, _ = fmt.Fprintln(env.Stderr, "Waiting for requests; Ctrl-C ends it.")
-	}
+	f.announce(ctx, env, c, query)
 	colours := colours(env)
 	err = c.events(ctx, "tap", query, func(data []byte) error {
 		if *f.output == "json" {
@@ -103,6 +101,18 @@ func tap(ctx context.Context, env *command.Env, args []string) int {
 		return writeEvent(env.Stdout, &e, *f.output == "wide", colours)
 	})
 	return finish(ctx, env, err)
+}
+
+// announce says what is waited for: to somebody who looks, and to everybody if it
+// may never come.
+func (f tapFlags) announce(ctx context.Context, env *command.Env, c *client, query url.Values) {
+	doubt := c.unknown(ctx, query.Get("service"), query.Get("client"))
+	switch {
+	case doubt != "":
+		env.Errorf("%s. Waiting, should it come; Ctrl-C ends it.", doubt)
+	case isTerminal(env.Stdout):
+		_, _ = fmt.Fprintln(env.Stderr, "Waiting for requests; Ctrl-C ends it.")
+	}
 }
 
 // writeEvent prints one line, in which common names line up.

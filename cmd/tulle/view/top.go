@@ -29,6 +29,7 @@ func top(ctx context.Context, env *command.Env, args []string) int {
 	}
 	c := newClient(*f.run)
 	defer c.close()
+	f.announce(ctx, env, c, query)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if *long > 0 {

@@ -195,6 +195,10 @@ func TestTapAndTop(t *testing.T) {
 	t.Setenv("TZ", "UTC")
 	query := ""
 	dir := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/v1/tap" {
+			_, _ = w.Write([]byte(`{"items":[{}]}`)) // whoever is asked for is there
+			return
+		}
 		query = r.URL.Query().Encode()
 		_, _ = w.Write([]byte(events))
 	}))
@@ -229,6 +233,52 @@ func withoutZone(lines string) string {
 		b.WriteString("HH" + line[2:])
 	}
 	return b.String()
+}
+
+// TestTapOfNobody: it says so and who there is, and waits all the same.
+func TestTapOfNobody(t *testing.T) {
+	files := fromFiles(t)
+	for args, want := range map[string]string{
+		"tap nobody":                     `tulle: nobody of the mesh is called "nobody"; there are: billing, catalog, evil`,
+		"tap web --client nobody":        `"nobody"; there are: `,
+		"top nobody":                     `"nobody"; there are: `,
+		"tap catalogue":                  `"catalogue"; the nearest name is catalog. Waiting`,
+		"tap 10.84.0.9":                  "",
+		"tap --client 10.84.0.9":         "",
+		"tap --client spiffe://t/ns/n/x": "",
+		"tap":                            "",
+	} {
+		t.Run(args, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			dir := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch name := r.URL.Query().Get("name"); {
+				case r.URL.Path == "/api/v1/tap":
+					_ = http.NewResponseController(w).Flush()
+					cancel()
+					<-r.Context().Done()
+				case name == "web":
+					_, _ = w.Write([]byte(`{"items":[{}]}`))
+				default:
+					files.ServeHTTP(w, r)
+				}
+			}))
+			_, stderr, code := run(t, ctx, append(strings.Fields(args), "--run", dir)...)
+			if code != 0 || !strings.Contains(stderr, want) || want == "" && stderr != "" {
+				t.Errorf("exit code %d, stderr %q, want %q", code, stderr, want)
+			}
+		})
+	}
+	// A control plane of another version, which cannot be asked, is tapped all the same.
+	dir := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/v1/tap" {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		_, _ = w.Write([]byte(events))
+	}))
+	if stdout, stderr, _ := run(t, t.Context(), "tap", "nobody", "--run", dir); strings.Count(stdout, "\n") != 4 || strings.Contains(stderr, "nobody") {
+		t.Errorf("stdout %q, stderr %q", stdout, stderr)
+	}
 }
 
 func TestTapEndsWithCtrlC(t *testing.T) {
