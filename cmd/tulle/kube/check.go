@@ -1,12 +1,14 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/tulle-mesh/tulle/cmd/tulle/check"
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
 	"github.com/tulle-mesh/tulle/cmd/tulle/kube/chart"
+	"github.com/tulle-mesh/tulle/mesh"
 	names "github.com/tulle-mesh/tulle/mesh/cluster"
 )
 
@@ -286,7 +289,9 @@ func (c *cluster) checkNamespace(ctx context.Context, n *corev1.Namespace) check
 	}
 	var meshed, ready, without int
 	var waiting *corev1.Pod
+	elsewhere := ""
 	for _, p := range pods {
+		elsewhere = cmp.Or(elsewhere, outside(p))
 		switch {
 		case hasProxy(p) && proxyReady(p):
 			meshed++
@@ -300,11 +305,15 @@ func (c *cluster) checkNamespace(ctx context.Context, n *corev1.Namespace) check
 			without++
 		}
 	}
-	policy := names.Permissive
-	if n.Annotations[names.Policy] == names.Strict {
-		policy = names.Strict
+	policy, said := n.Annotations[names.Policy]
+	if !said {
+		policy = names.Permissive
 	}
 	r := ok(n.Name, "%s, %d pods with a proxy, %d of them ready", policy, meshed, ready)
+	if policy != names.Permissive && policy != names.Strict {
+		r.Verdict, r.Fix = check.Warning, fmt.Sprintf("kubectl annotate --overwrite namespace %s %s=%s (or %s)", n.Name, names.Policy, names.Strict, names.Permissive)
+		r.Detail = fmt.Sprintf("the policy %q is unknown, and taken for %s; %d pods with a proxy, %d of them ready", policy, names.Strict, meshed, ready)
+	}
 	if waiting != nil {
 		r.Verdict, r.Fix = check.Warning, fmt.Sprintf("see why with: kubectl -n %s logs %s -c %s", n.Name, waiting.Name, names.ProxyContainer)
 	}
@@ -312,7 +321,32 @@ func (c *cluster) checkNamespace(ctx context.Context, n *corev1.Namespace) check
 		r.Verdict, r.Fix = check.Warning, "give them one with: tulle mesh "+n.Name
 		r.Detail += fmt.Sprintf(", %d without", without)
 	}
+	if elsewhere != "" {
+		r.Verdict, r.Fix = check.Warning, "tulle upgrade --set networks=PREFIX,PREFIX with all that pods and services have, then tulle mesh --all-workloads-of "+n.Name
+		r.Detail += fmt.Sprintf(", one at %s, which proxies take for outside: what they send to pods there is plaintext", elsewhere)
+	}
 	return r
+}
+
+// outside returns an address of a pod that its own proxy takes for one outside the
+// cluster, "" if there is none.
+func outside(p *corev1.Pod) string {
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		for _, arg := range c.Args {
+			list, ok := strings.CutPrefix(arg, "-networks=")
+			if !ok || c.Name != names.ProxyContainer {
+				continue
+			}
+			networks, err := mesh.ParseNetworks(list)
+			for _, ip := range p.Status.PodIPs {
+				addr, bad := netip.ParseAddr(ip.IP)
+				if err == nil && bad == nil && !slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr.Unmap()) }) {
+					return ip.IP
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // proxyReady tells whether a pod's proxy serves, as its startup probe says.

@@ -69,3 +69,52 @@ func TestFailed(t *testing.T) {
 		}
 	}
 }
+
+// A namespace's policy is told as the control plane takes it.
+func TestCheckPolicy(t *testing.T) {
+	for policy, want := range map[string]check.Result{
+		"none":           {Verdict: check.OK, Detail: "permissive, 0 pods"},
+		"":               {Verdict: check.Warning, Detail: `"" is unknown, and taken for strict`},
+		names.Permissive: {Verdict: check.OK, Detail: "permissive, 0 pods"},
+		names.Strict:     {Verdict: check.OK, Detail: "strict, 0 pods"},
+		"strikt":         {Verdict: check.Warning, Detail: `"strikt" is unknown, and taken for strict`},
+	} {
+		n := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Annotations: map[string]string{names.Policy: policy}}}
+		if policy == "none" {
+			n.Annotations = nil
+		}
+		if r := (&cluster{name: "test", client: fake.NewClientset()}).checkNamespace(t.Context(), n); r.Verdict != want.Verdict || !strings.Contains(r.Detail, want.Detail) {
+			t.Errorf("%q: %+v, want %+v", policy, r, want)
+		}
+	}
+}
+
+// A pod whose address its proxy takes for one outside the cluster would be called
+// in plaintext; where IPv6 comes first, it has public addresses more often.
+func TestCheckNetworks(t *testing.T) {
+	pod := func(networks string, ips ...string) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", Annotations: map[string]string{names.InjectedAnnotation: "1"}}}
+		p.Spec.InitContainers = []corev1.Container{{Name: names.ProxyContainer, Args: []string{"-networks=" + networks}}}
+		for _, ip := range ips {
+			p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: ip})
+		}
+		return p
+	}
+	const private = "10.0.0.0/8,fc00::/7"
+	for _, c := range []struct {
+		pod  *corev1.Pod
+		want string
+	}{
+		{pod(private, "fd00::1", "10.1.2.3"), ""},
+		{pod(private, "2001:db8::1", "10.1.2.3"), "2001:db8::1"},
+		{pod(private, "fd00::1", "192.0.2.1"), "192.0.2.1"},
+		{pod(private+",2001:db8::/32", "2001:db8::1"), ""},
+		{pod("what", "192.0.2.1"), ""}, // another version's, which knows better
+		{pod(private), ""},
+	} {
+		r := (&cluster{name: "test", client: fake.NewClientset(c.pod)}).checkNamespace(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
+		if found := r.Verdict == check.Warning && strings.Contains(r.Detail+r.Fix, c.want) && strings.Contains(r.Fix, "networks="); found != (c.want != "") {
+			t.Errorf("%v: %+v, want %q", c.pod.Status.PodIPs, r, c.want)
+		}
+	}
+}

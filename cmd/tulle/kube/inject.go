@@ -78,11 +78,16 @@ func injection(v chart.Values) (inject.Config, error) {
 	if !ok1 || !ok2 || !ok3 || !ok4 {
 		return inject.Config{}, errors.New("registry, pullPolicy, trustDomain and cni.enabled must have values")
 	}
+	within, _ := v["networks"].(string)
+	networks, err := mesh.ParseNetworks(within)
+	if err != nil {
+		return inject.Config{}, fmt.Errorf("networks: %w", err)
+	}
 	c := inject.Config{
 		Image:     registry + "/proxy:" + tag,
 		InitImage: registry + "/cni:" + tag, PullPolicy: pull, Version: version, TrustDomain: domain,
 		Control: fmt.Sprintf("%s:%d", names.ControlHost, mesh.ControlPort),
-		CNI:     enabled, Native: true,
+		CNI:     enabled, Native: true, Networks: networks,
 	}
 	return c, c.Validate()
 }

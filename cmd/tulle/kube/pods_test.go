@@ -23,15 +23,15 @@ import (
 // is asked for, and with a token for the rest.
 type many struct {
 	pods    []corev1.Pod
-	expires int             // before which request it forgets the list once; 0: never
-	before  func(asked int) // each answer
+	expires int // before which request it forgets the list once; 0: never
+	before  func(r *http.Request, asked int)
 
 	asked []int // how many pods each request has got
 }
 
 func (m *many) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if m.before != nil {
-		m.before(len(m.asked))
+		m.before(r, len(m.asked))
 	}
 	query := r.URL.Query()
 	limit, err := strconv.Atoi(query.Get("limit"))
@@ -112,12 +112,13 @@ func TestEachPod(t *testing.T) {
 	}
 }
 
-// Each page has its time, not all of them together, and a cancelled list ends.
+// A list that is cancelled ends with the page that it has got to.
 func TestEachPodEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	m := &many{pods: meshed(3 * podPage), before: func(asked int) {
+	m := &many{pods: meshed(3 * podPage), before: func(r *http.Request, asked int) {
 		if asked == 1 {
 			cancel()
+			<-r.Context().Done() // who asked has heard of it
 		}
 	}}
 	seen := 0

@@ -84,6 +84,7 @@ func (c *cluster) uninstall(ctx context.Context, env *command.Env) error {
 	if err := c.clearNamespaces(ctx); err != nil {
 		return err
 	}
+	_, _ = fmt.Fprintln(env.Stdout, "  the nodes are clear; the control plane and all objects follow")
 	for _, o := range objects {
 		if err := c.delete(ctx, o); err != nil {
 			return err
