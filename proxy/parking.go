@@ -132,7 +132,11 @@ func (r *relay) agree(stop bool) bool {
 	}
 	agreed := k.agreed
 	if k.stopped == r.alive() {
-		close(k.agreed)
+		select {
+		case <-agreed: // a flow that has just ended comes after the one that has seen it end
+		default:
+			close(agreed)
+		}
 		k.mu.Unlock()
 		return stop
 	}

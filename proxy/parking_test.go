@@ -206,3 +206,19 @@ func TestRelayNaps(t *testing.T) {
 		})
 	}
 }
+
+// A flow may end while the other one is asked to park: that one may see it before
+// the flow that has ended says so itself.
+func TestParkWhileTheOtherEnds(t *testing.T) {
+	r := &relay{
+		out: &flow{}, back: &flow{},
+		parking: &parking{asked: true, agreed: make(chan struct{})},
+	}
+	r.out.ended.Store(true)
+	if !r.agree(true) {
+		t.Error("the only flow that is left may not park")
+	}
+	if r.agree(false) {
+		t.Error("a flow that has ended shall park")
+	}
+}
