@@ -28,13 +28,14 @@ const (
 
 // client asks the control plane that runs in a directory.
 type client struct {
-	run  string
-	http *http.Client
+	run     string
+	cluster string // of Kubernetes, to which the directory's socket leads; "": none
+	http    *http.Client
 }
 
-func newClient(run string) *client {
+func newClient(env *command.Env, run string) *client {
 	socket := filepath.Join(run, "api.sock")
-	return &client{run: run, http: &http.Client{Transport: &http.Transport{
+	return &client{run: run, cluster: env.Cluster, http: &http.Client{Transport: &http.Transport{
 		DisableCompression: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -81,7 +82,7 @@ func (c *client) events(ctx context.Context, view string, query url.Values, take
 	if ctx.Err() != nil {
 		return nil
 	}
-	return command.WithHint(errors.New("the control plane has ended"), "start it with: "+c.upCommand())
+	return command.WithHint(errors.New("the control plane has ended"), c.again())
 }
 
 func (c *client) open(ctx context.Context, view string, query url.Values) (io.ReadCloser, error) {
@@ -119,6 +120,14 @@ func (c *client) explain(ctx context.Context, err error) error {
 		return command.WithHint(errors.New("only root may ask the control plane"), "type the same with sudo")
 	}
 	return fmt.Errorf("ask the control plane: %w", err)
+}
+
+// again is what to type where the control plane was there, and is not any more.
+func (c *client) again() string {
+	if c.cluster != "" {
+		return "type the same again, or see why with: tulle check"
+	}
+	return "start it with: " + c.upCommand()
 }
 
 func (c *client) upCommand() string {

@@ -88,7 +88,7 @@ func (o options) view(ctx context.Context, env *command.Env, args []string, draw
 	if err != nil {
 		return finish(ctx, env, err)
 	}
-	c := newClient(*o.run)
+	c := newClient(env, *o.run)
 	defer c.close()
 	return finish(ctx, env, o.show(ctx, env, func(w io.Writer) error { return draw(c, w, name) }))
 }

@@ -24,7 +24,7 @@ func proxies(ctx context.Context, env *command.Env, args []string) int {
 			return writeJSON(w, answer)
 		}
 		if len(answer.Items) == 0 {
-			_, err := fmt.Fprintln(w, "No proxy has reported yet; start a workload: sudo tulle run web:8080 -- python3 -m http.server 8080")
+			_, err := fmt.Fprintln(w, "No proxy has reported yet; "+begin(env, "start a workload: "+aWorkload))
 			return err
 		}
 		return writeProxies(w, answer.Items, answer.Now, o.wide(), colours(env))
@@ -67,7 +67,7 @@ func identity(ctx context.Context, env *command.Env, args []string) int {
 			return writeJSON(w, answer)
 		}
 		if name == "" {
-			return writeIdentities(w, answer.Items, answer.Now, colours(env))
+			return writeIdentities(env, w, answer.Items, answer.Now)
 		}
 		if len(answer.Items) == 0 {
 			return command.WithHint(fmt.Errorf("nobody holds an identity called %s", printable(name)), "see all of them with: tulle identity")
@@ -81,9 +81,9 @@ func identity(ctx context.Context, env *command.Env, args []string) int {
 	})
 }
 
-func writeIdentities(w io.Writer, identities []dashboard.Identity, now time.Time, colours bool) error {
+func writeIdentities(env *command.Env, w io.Writer, identities []dashboard.Identity, now time.Time) error {
 	if len(identities) == 0 {
-		_, err := fmt.Fprintln(w, "Nobody holds an identity yet; start a workload: sudo tulle run web:8080 -- python3 -m http.server 8080")
+		_, err := fmt.Fprintln(w, "Nobody holds an identity yet; "+begin(env, "start a workload: "+aWorkload))
 		return err
 	}
 	t := newTable("NAME", "HOLDERS", "NEXT-EXPIRY", "IDENTITY")
@@ -97,7 +97,7 @@ func writeIdentities(w io.Writer, identities []dashboard.Identity, now time.Time
 		left, tone := until(soonest, now)
 		t.add(word(i.Name, strong), number(strconv.Itoa(len(i.Holders))), number(left, tone), word(i.Identity))
 	}
-	return t.write(w, colours)
+	return t.write(w, colours(env))
 }
 
 func writeIdentity(w io.Writer, identity dashboard.Identity, roots []dashboard.Root, now time.Time, colours bool) error {
@@ -134,7 +134,7 @@ func openDashboard(ctx context.Context, env *command.Env, args []string) int {
 		}
 		return finish(ctx, env, err)
 	}
-	c := newClient(*run)
+	c := newClient(env, *run)
 	defer c.close()
 	var about dashboard.About
 	if err := c.get(ctx, "about", nil, &about); err != nil {

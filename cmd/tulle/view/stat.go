@@ -19,6 +19,9 @@ func stat(ctx context.Context, env *command.Env, args []string) int {
 		if err := c.get(ctx, "services", o.query(service), &services); err != nil {
 			return err
 		}
+		if namespace, whole := strings.CutPrefix(service, "*."); whole && len(services.Items) == 0 {
+			return command.WithHint(fmt.Errorf("nothing of namespace %s is in the mesh", printable(namespace)), "type: tulle mesh "+printable(namespace))
+		}
 		if service != "" && len(services.Items) == 0 {
 			return command.WithHint(fmt.Errorf("no service is called %s", printable(service)), "see all of them with: tulle stat")
 		}
@@ -35,11 +38,21 @@ func stat(ctx context.Context, env *command.Env, args []string) int {
 			}{services.Range, services.Items, replicas.Items})
 		}
 		if len(services.Items) == 0 {
-			_, err := fmt.Fprintln(w, "Nothing runs in the mesh yet; start something: sudo tulle run web:8080 -- python3 -m http.server 8080")
+			_, err := fmt.Fprintln(w, "Nothing runs in the mesh yet; "+begin(env, "start something: "+aWorkload))
 			return err
 		}
 		return writeServices(w, services.Items, replicas.Items, o.wide(), colours(env))
 	})
+}
+
+const aWorkload = "sudo tulle run web:8080 -- python3 -m http.server 8080"
+
+// begin is what to type where there is nothing yet.
+func begin(env *command.Env, onHost string) string {
+	if env.Cluster != "" {
+		return "take a namespace of cluster " + printable(env.Cluster) + " into the mesh with: tulle mesh NAMESPACE"
+	}
+	return onHost
 }
 
 func writeServices(w io.Writer, services []dashboard.Service, replicas []dashboard.Replica, wide, colours bool) error {
@@ -120,7 +133,7 @@ func edges(ctx context.Context, env *command.Env, args []string) int {
 			return err
 		}
 		if len(answer.Items) == 0 {
-			_, err := fmt.Fprintln(w, "No traffic yet; make some: sudo tulle run --rm client -- curl -s http://web.mesh:8080/")
+			_, err := fmt.Fprintln(w, "No traffic yet; "+begin(env, "make some: sudo tulle run --rm client -- curl -s http://web.mesh:8080/"))
 			return err
 		}
 		if err := writeEdges(w, answer.Items, o.wide(), colours(env)); err != nil {

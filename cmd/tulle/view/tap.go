@@ -85,7 +85,7 @@ func tap(ctx context.Context, env *command.Env, args []string) int {
 	if err != nil {
 		return finish(ctx, env, err)
 	}
-	c := newClient(*f.run)
+	c := newClient(env, *f.run)
 	defer c.close()
 	f.announce(ctx, env, c, query)
 	colours := colours(env)

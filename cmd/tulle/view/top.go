@@ -27,7 +27,7 @@ func top(ctx context.Context, env *command.Env, args []string) int {
 	if err != nil {
 		return finish(ctx, env, err)
 	}
-	c := newClient(*f.run)
+	c := newClient(env, *f.run)
 	defer c.close()
 	f.announce(ctx, env, c, query)
 	ctx, cancel := context.WithCancel(ctx)

@@ -59,7 +59,7 @@ func explainWhy(ctx context.Context, env *command.Env, args []string) int {
 	if _, err := dashboard.ParseWindow(*since); err != nil {
 		return env.Fail(command.Usagef("--since %s: must be a duration from 5s to 1h, such as 10s or 5m, or start", *since))
 	}
-	c := newClient(*run)
+	c := newClient(env, *run)
 	defer c.close()
 	w, err := c.why(ctx, operands[0], operands[1], *namespace, *since)
 	if err != nil {

@@ -40,7 +40,7 @@ func injection(t *testing.T) {
 	}
 }
 
-// jobs end, as they did without a proxy.
+// jobs end, as they did without a proxy, under either redirect.
 func jobs(t *testing.T) {
 	namespace(t, "jobs", true)
 	apply(t, deploy("jobs", web(1)))
@@ -54,6 +54,7 @@ spec:
   template:
     spec:
       restartPolicy: Never
+      nodeSelector: {kubernetes.io/hostname: node1}
       initContainers:
       - {name: first, image: 'tulle.test/app:1', imagePullPolicy: Never, args: [load, -n, "3", "http://web:8080/"]}
       containers:
@@ -71,6 +72,7 @@ spec:
       template:
         spec:
           restartPolicy: Never
+          nodeSelector: {kubernetes.io/hostname: node2}
           containers: [{name: app, image: 'tulle.test/app:1', imagePullPolicy: Never, args: [fetch, "http://web:8080/"]}]
 `)
 	kubectl(t, "-n", "jobs", "create", "job", "now", "--from=cronjob/often")

@@ -17,24 +17,24 @@ type scenario struct {
 
 // beside are scenarios in namespaces of their own, which mostly wait.
 var beside = []scenario{
-	{"dual stack", dualStack}, // the longest
-	{"strict", strict},
+	{"dual stack", dualStack}, // the longest come first, so that none is waited for alone
 	{"traffic", traffic},
-	{"jobs", jobs},
-	{"injection", injection},
-	{"addresses", addresses},
-	{"nodes", nodes},
-	{"redirects", redirected},
-	{"restricted", restricted},
-	{"auto-mesh", autoMesh},
-	{"forgery", forgery},
-	{"rolling restart", rollingRestart},
-	{"views", views},
-	{"why", explained},
 	{"policies", policies},
-	{"offline", offline},
-	{"offline, init container", offlineInit},
 	{"nearby", nearby},
+	{"offline", offline},
+	{"strict", strict},
+	{"views", views},
+	{"redirects", redirected},
+	{"nodes", nodes},
+	{"rolling restart", rollingRestart},
+	{"jobs", jobs},
+	{"addresses", addresses},
+	{"offline, init container", offlineInit},
+	{"auto-mesh", autoMesh},
+	{"why", explained},
+	{"injection", injection},
+	{"forgery", forgery},
+	{"restricted", restricted},
 }
 
 // alone are those that change the mesh itself, or measure it.

@@ -26,8 +26,10 @@ func redirected(t *testing.T) {
 	var names []string
 	opaque := web(1)
 	opaque.name, opaque.notes = "opaque", `tulle.dev/opaque-ports: "8080"`
+	grpc := workload{name: "grpc", args: "grpc :9000", port: 9000, probe: "{grpc: {port: 9000}, periodSeconds: 1}"}
+	mail := workload{name: "mail", args: "smtpd :2525", port: 2525, probe: "{tcpSocket: {port: main}, periodSeconds: 1}"}
 	for node := range redirects {
-		for _, w := range []workload{on(node, web(1)), on(node, opaque), on(node, client)} {
+		for _, w := range []workload{on(node, web(1)), on(node, opaque), on(node, grpc), on(node, mail), on(node, client)} {
 			all = append(all, w)
 			names = append(names, "deployment/"+w.name)
 		}
@@ -46,6 +48,11 @@ func redirected(t *testing.T) {
 				}
 				if got := fetch(t, "redirects", "deployment/client-"+from, "http://"+server+":8080/who"); got != want {
 					t.Errorf("from %s, %s saw client %s, want %s", from, server, got, want)
+				}
+			}
+			for _, args := range [][]string{{"call", "-n", "2", "grpc-" + to + ":9000"}, {"dial", "mail-" + to + ":2525", "line"}} {
+				if r := inPod(t, "redirects", "deployment/client-"+from, args...); r.code != 0 {
+					t.Errorf("from %s, %v: exit %d\n%s%s", from, args, r.code, r.stdout, r.stderr)
 				}
 			}
 		}

@@ -163,6 +163,7 @@ func views(t *testing.T) {
 			{"client.seen", []string{"edges", "ns/seen"}},
 			{pod, []string{"proxies"}},
 			{"spiffe://cluster.local/ns/seen/sa/default", []string{"identity", "pod/" + pod}},
+			{"spiffe://cluster.local/ns/seen/sa/default", []string{"identity", "deploy/web", "-n", "seen"}},
 		} {
 			eventually(t, "tulle "+strings.Join(c.args, " ")+" shows "+c.want, func() (bool, string) {
 				r := tulle(t, c.args...)
