@@ -105,7 +105,9 @@ func (c *httpConn) serve(ctx context.Context) (asked bool) {
 }
 
 func (c *httpConn) sweep(now, enough time.Duration) bool { return c.track.askLocked(now, enough) }
-func (c *httpConn) wake()                                {}
+
+// wake is told once the connection has been cut: its request is not sent again.
+func (c *httpConn) wake() { c.hungUp(hangupReset) }
 
 // readHead reads a whole request head. While the connection is idle there is
 // no buffer and nothing but a coarse limit of time.
@@ -251,7 +253,7 @@ func (c *httpConn) send(ctx context.Context, q *request, x *mesh.Exchange) (*ses
 			return s, nil
 		}
 		c.stopWaiting()
-		gone := c.gone.Load() != hangupNone
+		gone := c.gone.Load() != hangupNone || c.tcp != nil && c.tcp.Ended()
 		c.route.failed(s, !gone && !s.reused)
 		again := s.reused && repeatable || q.whole && errors.Is(err, mux.ErrRefused)
 		if !again || attempt+1 == maxAttempts || gone {

@@ -74,7 +74,7 @@ func (in *inbound) serve(ctx context.Context) (parked bool) {
 	case verdict == sniff.More: // done by sniff
 	case verdict == sniff.MeshTLS:
 		return in.meshed(ctx)
-	case in.proxy.strict():
+	case !in.proxy.admits(in.track):
 		in.proxy.refuseConn(in.conn, mesh.Inbound, in.app, errDenied)
 	case verdict == sniff.HTTP1:
 		return in.http(ctx)
@@ -90,23 +90,26 @@ func (in *inbound) serve(ctx context.Context) (parked bool) {
 // If the application turns out to speak first, it serves the connection to its
 // end and returns More.
 func (in *inbound) sniff(ctx context.Context) (sniff.Verdict, error) {
-	if in.proxy.strict() {
-		// Only a ClientHello counts, and it has to come soon.
-		v, err := in.proxy.detect(in.conn, &in.in, mtls.HandshakeTimeout)
-		if v == sniff.More {
-			v = sniff.Opaque
+	if !in.proxy.strict() {
+		v, err := in.proxy.detect(in.conn, &in.in, in.proxy.silence)
+		if err != nil || v != sniff.More {
+			return v, err
 		}
-		return v, err
+		if in.proxy.admits(in.track) {
+			return in.race(ctx)
+		}
 	}
-	v, err := in.proxy.detect(in.conn, &in.in, in.proxy.silence)
-	if err != nil || v != sniff.More {
-		return v, err
+	// Only a ClientHello counts, and it has to come soon.
+	v, err := in.proxy.detect(in.conn, &in.in, mtls.HandshakeTimeout)
+	if v == sniff.More {
+		v = sniff.Opaque
 	}
-	return in.race(ctx)
+	return v, err
 }
 
 // meshed serves a client of the mesh: who is it, and what is inside?
 func (in *inbound) meshed(ctx context.Context) (parked bool) {
+	in.track.invite(false)
 	in.conn.Unread(in.in.buf, in.in.r, in.in.w)
 	in.in = inbox{}
 	conn, err := mtls.Server(in.conn, in.proxy.creds.Load().Server())

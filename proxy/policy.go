@@ -53,12 +53,28 @@ func (p *Proxy) watchPolicy(ctx context.Context, client tullev1.DiscoveryClient,
 		if err != nil {
 			return answered, err
 		}
-		if old := p.policy.Swap(policy); old == nil || old.GetStrict() != policy.GetStrict() {
-			p.log.Info("policy", "strict", policy.GetStrict())
-		}
+		p.setPolicy(policy)
 		answered = true
 		first()
 	}
+}
+
+// setPolicy makes policy hold, also for connections that are open.
+func (p *Proxy) setPolicy(policy *tullev1.Policy) {
+	old, ended := p.policy.Swap(policy), 0
+	if policy.GetStrict() {
+		ended = p.conns.shutOut()
+	}
+	if old == nil || old.GetStrict() != policy.GetStrict() {
+		p.log.Info("policy", "strict", policy.GetStrict(), "connections ended", ended)
+	}
+}
+
+// admits reports whether a client without an identity may go on. Its connection is
+// noted before policy is asked: should that change meanwhile, either is seen.
+func (p *Proxy) admits(client *tracked) bool {
+	client.invite(true)
+	return !p.strict()
 }
 
 // awaitPolicy waits until first is closed, for a while.

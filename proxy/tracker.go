@@ -84,6 +84,7 @@ type tracked struct {
 	naps        uint8         // short ones in a row
 	since       int64         // of the tracker's clock: when it was parked
 	parker      parker        // nil: it can't be parked
+	guest       bool          // without an identity, in a workload that policy has let it into
 
 	next, prev *tracked // in the list of those that are awake, or parked
 	isParked   bool     // which of them
@@ -331,20 +332,48 @@ func (t *tracker) drain(patience time.Duration) {
 	t.mu.Lock()
 	t.over = true
 	t.mu.Unlock()
+	t.each((*tracked).cut)
+}
+
+// cut ends the connection at once, whatever is under way on it.
+func (t *tracked) cut() {
+	t.conn.Reset()
+	if far := t.far.Load(); far != nil {
+		far.Reset()
+	}
+	if s := t.stream.Load(); s != nil {
+		s.Reset()
+	}
+	t.mu.Lock()
+	parker := t.parker
+	t.mu.Unlock()
+	if parker != nil {
+		parker.wake()
+	}
+}
+
+// invite notes whether the connection is that of a client without an identity,
+// which lasts no longer than policy lets such clients in.
+func (t *tracked) invite(guest bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.guest = guest
+}
+
+// shutOut ends the connections of all guests, and returns how many these were.
+func (t *tracker) shutOut() int {
+	var guests []*tracked
 	t.each(func(tr *tracked) {
-		tr.conn.Reset()
-		if far := tr.far.Load(); far != nil {
-			far.Reset()
-		}
-		if s := tr.stream.Load(); s != nil {
-			s.Reset()
-		}
 		tr.mu.Lock()
 		defer tr.mu.Unlock()
-		if tr.parker != nil {
-			tr.parker.wake()
+		if tr.guest {
+			guests = append(guests, tr)
 		}
 	})
+	for _, tr := range guests {
+		tr.cut()
+	}
+	return len(guests)
 }
 
 // isOver reports whether the drain has ended: nothing goes on from then.
