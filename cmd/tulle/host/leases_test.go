@@ -410,7 +410,7 @@ func TestKilledWhileItJoinsAgain(t *testing.T) {
 		<-begun
 		close(end["web-2"])
 		if err := <-again; status.Code(err) != codes.InvalidArgument {
-			t.Errorf("who is dead joined: %v", err)
+			t.Fatalf("who is dead joined: %v", err)
 		}
 		close(end["web-1"])
 		<-buried
