@@ -180,7 +180,14 @@ func runStop(ctx context.Context, env *command.Env, args []string) int {
 	return command.OK
 }
 
-func runVersion(_ context.Context, env *command.Env, _ []string) int {
-	_, err := fmt.Fprintf(env.Stdout, "tulle %s\n", version)
+func runVersion(_ context.Context, env *command.Env, args []string) int {
+	err := command.NewFlags("version", "Prints the version of this program.").ParseNone(env, args)
+	if errors.Is(err, command.ErrHelp) {
+		return command.OK
+	}
+	if err != nil {
+		return env.Fail(err)
+	}
+	_, err = fmt.Fprintf(env.Stdout, "tulle %s\n", version)
 	return env.Fail(err)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf8"
 )
 
 // ErrHelp is returned by Parse after it printed the help that was asked for;
@@ -97,7 +98,7 @@ func (f *Flags) explain(env *Env, err error) error {
 }
 
 func (f *Flags) printHelp(w io.Writer) {
-	_, _ = fmt.Fprintf(w, "Usage: tulle %s\n\n%s\n", f.synopsis, strings.TrimSpace(f.about))
+	_, _ = fmt.Fprintf(w, "Usage: tulle %s\n\n%s\n", f.synopsis, wrapped(strings.TrimSpace(f.about), helpWidth))
 	first := true
 	f.VisitAll(func(fl *flag.Flag) {
 		if fl.Usage == "" {
@@ -120,11 +121,31 @@ func (f *Flags) printHelp(w io.Writer) {
 		} else if value != "" {
 			name += " " + value
 		}
-		if fl.DefValue != "" && value != "" {
+		if fl.DefValue != "" && fl.DefValue != "0s" && value != "" {
 			usage += " (default " + fl.DefValue + ")"
 		}
 		_, _ = fmt.Fprintf(w, "  %-28s %s\n", name, usage)
 	})
+}
+
+// helpWidth is how long a line of text may be that is to be read.
+const helpWidth = 80
+
+// wrapped breaks lines that are longer than width characters between words.
+func wrapped(text string, width int) string {
+	var lines []string
+	for line := range strings.SplitSeq(text, "\n") {
+		for utf8.RuneCountInString(line) > width {
+			cut := len(string([]rune(line)[:width+1]))
+			if i := strings.LastIndexByte(line[:cut], ' '); i > 0 {
+				lines, line = append(lines, line[:i]), line[i+1:]
+				continue
+			}
+			break
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "\n")
 }
 
 func isBool(f *flag.Flag) bool {

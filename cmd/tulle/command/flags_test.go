@@ -80,3 +80,20 @@ func TestFailIsOneLine(t *testing.T) {
 		t.Error("wrong exit code or environment")
 	}
 }
+
+func TestWrapped(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                       "",
+		"short":                  "short",
+		"ten chars.":             "ten chars.",
+		"ten chars. and more":    "ten chars.\nand more",
+		"one two three four":     "one two\nthree four",
+		"a\n\nparagraph kept":    "a\n\nparagraph\nkept",
+		"unbreakablylongword it": "unbreakablylongword it",
+		"é é é é é é é":          "é é é é é\né é",
+	} {
+		if got := wrapped(text, 10); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}

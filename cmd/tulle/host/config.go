@@ -57,6 +57,9 @@ func (c *Config) Validate() error {
 		if p.IsValid() && p != p.Masked() {
 			errs = append(errs, fmt.Errorf("network %s: has bits beyond its length; write %s", p, p.Masked()))
 		}
+		if p.IsValid() && special(p.Addr()) {
+			errs = append(errs, fmt.Errorf("network %s: has addresses with another meaning; choose a private one, such as 10.84.0.0/16 or fd84:7475:6c6c:e000::/64", p))
+		}
 	}
 	if _, _, err := net.SplitHostPort(c.Dashboard); err != nil {
 		errs = append(errs, fmt.Errorf("--dashboard %s: must be ADDRESS:PORT, such as 127.0.0.1:4180", c.Dashboard))
@@ -67,6 +70,12 @@ func (c *Config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// special tells whether an address cannot be a workload's: it stays on its machine or
+// link, is many machines' or none's.
+func special(a netip.Addr) bool {
+	return a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 224)
 }
 
 // Paths below a run directory.

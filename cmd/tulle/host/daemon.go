@@ -118,6 +118,7 @@ func (d *daemon) recover() error {
 	before, err := loadUp(d.RunDir)
 	if err != nil {
 		d.Log.Error("the earlier daemon's record is unreadable", "reason", err)
+		before = nil // who runs on in other networks than these is refused a place
 	}
 	if d.journal, err = openJournal(d.RunDir); err != nil {
 		return err
@@ -356,7 +357,7 @@ func (d *daemon) grant(l *discovery.Lease) *tullev1.Lease {
 func (d *daemon) listenLocal() error {
 	var err error
 	if d.pageAt, err = net.Listen("tcp", d.Dashboard); err != nil {
-		return taken("dashboard", err, "choose another address with --dashboard 127.0.0.1:PORT")
+		return command.WithHint(fmt.Errorf("dashboard: %w", err), "choose another address with --dashboard 127.0.0.1:PORT")
 	}
 	if d.localAt, err = listenUnix(HostSocket(d.RunDir)); err != nil {
 		return err

@@ -235,6 +235,43 @@ func TestSecondUp(t *testing.T) {
 	}
 }
 
+// TestUnreadableRecords: a daemon whose record is garbage has its workloads taken
+// over all the same, and down leaves alone only the replica that it cannot read of.
+func TestUnreadableRecords(t *testing.T) {
+	before := hostState(t)
+	c := testConfig(t)
+	d := &daemon{Config: c}
+	held, err := d.takeDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	living := record{Replica: "web-1", Service: "web", Pid: os.Getpid()}
+	living.PidStart, _ = workload.StartTime(living.Pid)
+	broken := record{Replica: "web-2"}
+	if err := errors.Join(living.save(c.RunDir), broken.save(c.RunDir)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{upPath(c.RunDir), broken.path(c.RunDir)} {
+		if err := os.WriteFile(path, []byte(`{"pid`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.recover(); err != nil || len(d.leftovers) != 1 {
+		t.Errorf("%d taken over, %v", len(d.leftovers), err)
+	}
+	living.Exited = true // so that nobody ends this test
+	if err := errors.Join(living.save(c.RunDir), held.Close()); err != nil {
+		t.Fatal(err)
+	}
+	out := &bytes.Buffer{}
+	if err := Down(t.Context(), c.RunDir, c.StateDir, false, out); err != nil || !strings.Contains(out.String(), "web-2/state.json") || !strings.Contains(out.String(), "the host is as it was") {
+		t.Errorf("got %q, %v", out, err)
+	}
+	if after := hostState(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
 func TestFailedStartLeavesNothing(t *testing.T) {
 	before := hostState(t)
 	listen := func(addr string) func(*testing.T, *Config) {
@@ -252,6 +289,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		want  string
 	}{
 		{"dashboard port taken", listen("127.0.0.1:4180"), "--dashboard"},
+		{"dashboard at another machine's address", func(_ *testing.T, c *Config) { c.Dashboard = "192.0.2.1:4180" }, "--dashboard"},
 		{"control port taken", listen("0.0.0.0:4190"), "sport = :4190"},
 		{"name server port taken", listen("0.0.0.0:53"), "sport = :53"},
 		{"no such backend", func(_ *testing.T, c *Config) { c.Redirect = "magic" }, "magic"},

@@ -32,8 +32,8 @@ func Down(ctx context.Context, run, state string, purge bool, out io.Writer) err
 	pid, start := daemonOf(run)
 	if _, err := os.Stat(run); errors.Is(err, fs.ErrNotExist) && pid == 0 {
 		if network.Exists(BridgeName) {
-			return command.WithHint(fmt.Errorf("nothing is up, but the link %s of a mesh is here: was %s removed?", BridgeName, run),
-				"take it over, to undo what can be undone: tulle up -d && tulle down")
+			return command.WithHint(fmt.Errorf("nothing is up, but the link %s is here, of a mesh whose files in %s were removed", BridgeName, run),
+				"to undo what can be undone type: tulle up -d && tulle down")
 		}
 		say(out, "nothing is up")
 		return purgeState(state, purge, out)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -46,6 +47,29 @@ func (s *screen) draw(draw func(io.Writer) error) error {
 	return err
 }
 
+// clip cuts a line that would be broken into two, which would be drawn over no more.
+// Colours take no room, and the last one is ended.
+func clip(line []byte, width int) []byte {
+	if utf8.RuneCount(line) <= width { // colours or not
+		return line
+	}
+	room := width
+	for i := 0; i < len(line); {
+		if line[i] == 0x1b {
+			if end := bytes.IndexByte(line[i:], 'm'); end >= 0 {
+				i += end + 1
+				continue
+			}
+		}
+		if room--; room < 0 {
+			return append(bytes.Clone(line[:i]), "\x1b[0m"...)
+		}
+		_, n := utf8.DecodeRune(line[i:])
+		i += n
+	}
+	return line
+}
+
 // place makes the drawing overwrite the one before it, line by line rather
 // than by clearing first, which would flicker.
 func (s *screen) place(b *bytes.Buffer) {
@@ -57,10 +81,10 @@ func (s *screen) place(b *bytes.Buffer) {
 		}
 		return
 	}
-	height := 1 << 20
+	width, height := 1<<20, 1<<20
 	if f, ok := s.out.(*os.File); ok {
-		if _, h, err := term.GetSize(int(f.Fd())); err == nil && h > 1 {
-			height = h
+		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 1 {
+			width, height = w, h
 		}
 	}
 	lines := bytes.Split(bytes.TrimSuffix(b.Bytes(), []byte("\n")), []byte("\n"))
@@ -73,7 +97,7 @@ func (s *screen) place(b *bytes.Buffer) {
 		if i == height-1 { // a further line would scroll
 			break
 		}
-		fmt.Fprintf(&placed, "%s\x1b[K\n", line)
+		fmt.Fprintf(&placed, "%s\x1b[K\n", clip(line, width))
 	}
 	placed.WriteString("\x1b[J")
 	*b = placed

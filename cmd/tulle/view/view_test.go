@@ -313,6 +313,23 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
+func TestClip(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                                "",
+		"12345":                           "12345",
+		"123456":                          "12345\x1b[0m",
+		"ééééé":                           "ééééé",
+		"éééééé":                          "ééééé\x1b[0m",
+		"\x1b[32m12345\x1b[0m":            "\x1b[32m12345\x1b[0m",
+		"1\x1b[32m2345\x1b[0m6":           "1\x1b[32m2345\x1b[0m\x1b[0m",
+		"\x1b[31m1234567\x1b[0m \x1b[2m8": "\x1b[31m12345\x1b[0m",
+	} {
+		if got := string(clip([]byte(line), 5)); got != want {
+			t.Errorf("%q: got %q, want %q", line, got, want)
+		}
+	}
+}
+
 func TestScreenRedrawsInPlace(t *testing.T) {
 	var out strings.Builder
 	s := screen{out: &out, terminal: true, again: true}
