@@ -97,6 +97,9 @@ func (w *wish) values(stdin io.Reader) (chart.Values, error) {
 			return nil, command.Usagef("--set %v; all values: tulle install --show-values", err)
 		}
 	}
+	if _, err := injection(values); err != nil { // the control plane would not start
+		return nil, command.Usagef("%v; all values: tulle install --show-values", err)
+	}
 	return values, nil
 }
 

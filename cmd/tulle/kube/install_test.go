@@ -77,6 +77,8 @@ func TestBadInput(t *testing.T) {
 		{"too old", []string{"KUBECONFIG=" + old}, []string{"install"}, 1, "runs Kubernetes 1.24.0, Tulle needs 1.29.0 or newer"},
 		{"a value that is not", nil, []string{"install", "--print", "--set", "frob=1"}, 2, "no such value: frob"},
 		{"a selector that is none", nil, []string{"install", "--print", "--auto-mesh", "a in"}, 2, "--auto-mesh"},
+		{"networks that are none", nil, []string{"install", "--print", "--set", "networks=10.0.0.0"}, 2, "networks: "},
+		{"a trust domain that is none", nil, []string{"install", "--print", "--set", "trustDomain=a b"}, 2, "trust domain"},
 		{"operands", nil, []string{"install", "now"}, 2, "no operands"},
 		{"mesh what", nil, []string{"mesh"}, 2, "which namespace?"},
 		{"unmesh what", nil, []string{"unmesh"}, 2, "which namespace?"},
