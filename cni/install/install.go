@@ -37,6 +37,9 @@ type Node struct {
 // aside is what a file's name ends with once a list has taken its place.
 const aside = ".before-tulle"
 
+// singles are what the names of files with a single plugin end with.
+var singles = []string{".conf", ".json"}
+
 // Program copies the plugin to where the runtime finds it.
 func (n Node) Program() error {
 	content, err := os.ReadFile(n.Self)
@@ -89,9 +92,9 @@ func (n Node) replace(name string, list []byte) error {
 	if err != nil {
 		return err
 	}
-	target := name
-	if filepath.Ext(name) != ".conflist" { // read as a single plugin, whatever is inside
-		target = strings.TrimSuffix(name, filepath.Ext(name)) + ".conflist"
+	target := strings.TrimSuffix(name, filepath.Ext(name)) + ".conflist" // others are read as a single plugin, whatever is inside
+	if err := n.spare(target, name); err != nil {
+		return err
 	}
 	if err := write(target, list, info.Mode().Perm()); err != nil {
 		return err
@@ -100,6 +103,35 @@ func (n Node) replace(name string, list []byte) error {
 		return os.Rename(name, name+aside)
 	}
 	return nil
+}
+
+// spare keeps what others wrote to target, which is about to become the list that
+// was made from name, if Remove would not find it in there.
+func (n Node) spare(target, name string) error {
+	info, err := os.Stat(target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	conf, err := os.ReadFile(target)
+	if err != nil {
+		return err
+	}
+	bare, ours, err := unchain(conf)
+	if err != nil {
+		return err
+	}
+	made := false // it stands in for another file
+	for _, ext := range singles {
+		_, err := os.Stat(strings.TrimSuffix(target, filepath.Ext(target)) + ext + aside)
+		made = made || err == nil
+	}
+	if made && ours || target == name && !made {
+		return nil
+	}
+	return write(target+aside, bare, info.Mode().Perm())
 }
 
 // Chained reports why the runtime does not call the plugin, if so.
@@ -160,15 +192,19 @@ func (n Node) unchainFile(name string) error {
 	if err != nil || !changed {
 		return nil //nolint:nilerr // not one of ours
 	}
-	stem := strings.TrimSuffix(name, filepath.Ext(name))
-	for _, ext := range []string{".conf", ".json"} {
+	stem, made := strings.TrimSuffix(name, filepath.Ext(name)), false
+	for _, ext := range singles {
 		err := os.Rename(stem+ext+aside, stem+ext)
-		if err == nil {
-			return os.Remove(name)
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
+		made = made || err == nil
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+	}
+	if err := os.Rename(name+aside, name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if made {
+		return os.Remove(name)
 	}
 	return write(name, list, info.Mode().Perm())
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -89,6 +90,8 @@ func TestChainAndRemove(t *testing.T) {
 		{"a single plugin", map[string]string{"10-a.conf": `{"cniVersion":"0.3.1","name":"n","type":"bridge","mtu":1}`}, "10-a.conflist", []string{"bridge", "tulle-cni"}},
 		{"a list by a wrong name", map[string]string{"10-a.json": list}, "10-a.conflist", []string{"ptp", "portmap", "tulle-cni"}},
 		{"half a file before", map[string]string{"00-x.conflist": `{"plugins": [`, "10-a.conflist": list}, "10-a.conflist", []string{"ptp", "portmap", "tulle-cni"}},
+		{"a single plugin beside a list of the same name", map[string]string{"10-a.conf": `{"cniVersion":"0.3.1","name":"n","type":"bridge"}`, "10-a.conflist": list},
+			"10-a.conflist", []string{"bridge", "tulle-cni"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := node(t, c.confs)
@@ -114,14 +117,51 @@ func TestChainAndRemove(t *testing.T) {
 			if err := n.Remove(); err != nil {
 				t.Fatal(err)
 			}
-			after := n.listing(t)
-			for name := range before {
-				if _, ok := after[name]; !ok || len(after) != len(before) {
-					t.Errorf("after Remove there are %v, before there were %v", after, before)
-				}
+			if after := n.listing(t); !maps.Equal(after, before) {
+				t.Errorf("after Remove there are %v, before there were %v", after, before)
 			}
 			if entries, _ := os.ReadDir(n.Bin); len(entries) > 0 {
 				t.Errorf("Remove left %v", entries)
+			}
+		})
+	}
+}
+
+// What others write while a list stands in for their file is theirs, too.
+func TestWrittenMeanwhile(t *testing.T) {
+	const single, newer = `{"cniVersion":"0.3.1","name":"n","type":"bridge"}`, `{"cniVersion":"0.3.1","name":"n","type":"macvlan"}`
+	other := strings.Replace(list, "ptp", "ipvlan", 1)
+	for _, c := range []struct {
+		name          string
+		before, after map[string]string // what there was, and what others write
+		want          []string
+	}{
+		{"its list", map[string]string{"10-a.conf": single}, map[string]string{"10-a.conflist": list}, []string{"ptp", "portmap", "tulle-cni"}},
+		{"its list again", map[string]string{"10-a.conf": single, "10-a.conflist": list}, map[string]string{"10-a.conflist": other}, []string{"ipvlan", "portmap", "tulle-cni"}},
+		{"its single plugin again", map[string]string{"10-a.conf": single, "10-a.conflist": list}, map[string]string{"10-a.conf": newer}, []string{"macvlan", "tulle-cni"}},
+		{"a single plugin beside its list", map[string]string{"10-a.conflist": list}, map[string]string{"10-a.conf": single}, []string{"bridge", "tulle-cni"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := node(t, c.before)
+			if changed, err := n.Chain(); err != nil || !changed {
+				t.Fatalf("Chain: %v, %v", changed, err)
+			}
+			want := maps.Clone(c.before)
+			for name, conf := range c.after {
+				put(t, filepath.Join(n.Conf, name), conf)
+				want[name] = conf
+			}
+			if changed, err := n.Chain(); err != nil || !changed {
+				t.Fatalf("Chain: %v, %v", changed, err)
+			}
+			if got := types(t, filepath.Join(n.Conf, "10-a.conflist")); !slices.Equal(got, c.want) {
+				t.Errorf("chained: %v, want %v", got, c.want)
+			}
+			if err := n.Remove(); err != nil {
+				t.Fatal(err)
+			}
+			if after := n.listing(t); !maps.Equal(after, want) {
+				t.Errorf("after Remove there are %v, want %v", after, want)
 			}
 		})
 	}
