@@ -98,11 +98,21 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(a.config.Socket, 0o600); err != nil {
+	listener.SetUnlinkOnClose(false) // it would remove the next agent's as well
+	own, err := os.Lstat(a.config.Socket)
+	if err == nil {
+		err = os.Chmod(a.config.Socket, 0o600)
+	}
+	if err != nil {
 		_ = listener.Close()
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { _ = listener.Close() })()
+	defer context.AfterFunc(ctx, func() {
+		if now, err := os.Lstat(a.config.Socket); err == nil && os.SameFile(own, now) {
+			_ = os.Remove(a.config.Socket)
+		}
+		_ = listener.Close() // only now: as long as it is open, no other file has its number
+	})()
 	close(a.ready)
 	var all sync.WaitGroup
 	defer all.Wait()

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -55,6 +56,14 @@ func start(t *testing.T, k *fake) (*Agent, Config) {
 		Socket: filepath.Join(dir, "run", "agent.sock"), Results: filepath.Join(dir, "results"), Run: dir,
 		Redirect: redirect.Auto, Log: slog.New(slog.DiscardHandler), kernel: k,
 	}
+	a, end := run(t, c)
+	t.Cleanup(end)
+	return a, c
+}
+
+// run runs an agent until end, which waits for that.
+func run(t *testing.T, c Config) (a *Agent, end func()) {
+	t.Helper()
 	a, err := New(c)
 	if err != nil {
 		t.Fatal(err)
@@ -62,14 +71,13 @@ func start(t *testing.T, k *fake) (*Agent, Config) {
 	done := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { done <- a.Run(ctx) }()
-	t.Cleanup(func() {
+	<-a.Ready()
+	return a, sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	<-a.Ready()
-	return a, c
 }
 
 func namespace(t *testing.T) *os.File {
@@ -129,6 +137,30 @@ func TestAsk(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// The next agent of a node may be there before the last one has ended.
+func TestTwoAtOnce(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("the agent answers root only")
+	}
+	dir := t.TempDir()
+	c := Config{
+		Socket: filepath.Join(dir, "agent.sock"), Results: filepath.Join(dir, "results"), Run: dir,
+		Redirect: redirect.Auto, Log: slog.New(slog.DiscardHandler), kernel: &fake{},
+	}
+	_, endLast := run(t, c)
+	t.Cleanup(endLast)
+	_, endNext := run(t, c)
+	t.Cleanup(endNext)
+	endLast()
+	if err := Ask(t.Context(), c.Socket, Request{Command: Status}, nil); err != nil {
+		t.Errorf("after the end of the last one: %v", err)
+	}
+	endNext()
+	if _, err := os.Lstat(c.Socket); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket is left: %v", err)
 	}
 }
 
