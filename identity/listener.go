@@ -3,6 +3,7 @@ package identity
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 )
 
@@ -13,62 +14,98 @@ const (
 )
 
 // Listen returns a listener that hands on what l accepts, but closes at once
-// what is too much: of one address, so that nobody crowds out the others, or
-// altogether. It is for listeners that workloads can reach.
-func Listen(l net.Listener) net.Listener {
-	return &boundedListener{Listener: l, open: make(map[netip.Addr]int)}
+// what is too much for proxies: see Bound.
+func Listen(l net.Listener) net.Listener { return Bound(l, maxConnsPerAddr, maxConns) }
+
+// Bound returns a listener that hands on what l accepts, at most perAddr
+// connections of one address and all altogether; it closes at once what is too
+// much. Where all are taken, the oldest one of the address that has most of them
+// makes room for one of an address that has fewer: so nobody crowds out the
+// others. It is for listeners that workloads can reach.
+func Bound(l net.Listener, perAddr, all int) net.Listener {
+	return &boundedListener{Listener: l, perAddr: perAddr, all: all, open: make(map[netip.Addr][]*boundedConn)}
 }
 
 type boundedListener struct {
 	net.Listener
+	perAddr, all int
 
 	mu    sync.Mutex
-	open  map[netip.Addr]int
+	open  map[netip.Addr][]*boundedConn // oldest first
 	total int
 }
 
 // Accept returns the next connection that is not too much.
 func (l *boundedListener) Accept() (net.Conn, error) {
 	for {
-		conn, err := l.Listener.Accept()
+		accepted, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		from := addrOf(conn.RemoteAddr())
-		if l.enter(from) {
-			return &boundedConn{Conn: conn, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
+		conn := &boundedConn{Conn: accepted, listener: l, from: addrOf(accepted.RemoteAddr())}
+		gives, ok := l.enter(conn)
+		if gives != nil {
+			gives.Close()
 		}
-		conn.Close()
+		if ok {
+			return conn, nil
+		}
+		accepted.Close()
 	}
 }
 
-func (l *boundedListener) enter(from netip.Addr) bool {
+// enter reports whether there is room for the connection, and which one has to
+// give it, nil if none has.
+func (l *boundedListener) enter(conn *boundedConn) (gives *boundedConn, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open[from] >= maxConnsPerAddr || l.total >= maxConns {
-		return false
+	own := len(l.open[conn.from])
+	if own >= l.perAddr {
+		return nil, false
 	}
-	l.open[from]++
+	if l.total >= l.all {
+		most := conn.from
+		for addr, open := range l.open {
+			if len(open) > len(l.open[most]) {
+				most = addr
+			}
+		}
+		if len(l.open[most]) <= own+1 {
+			return nil, false
+		}
+		gives = l.open[most][0]
+		l.leaveLocked(gives)
+	}
+	l.open[conn.from] = append(l.open[conn.from], conn)
 	l.total++
-	return true
+	return gives, true
 }
 
-func (l *boundedListener) leave(from netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.total--
-	if l.open[from]--; l.open[from] == 0 {
-		delete(l.open, from)
+// leaveLocked makes room for another connection. A connection may leave again.
+func (l *boundedListener) leaveLocked(conn *boundedConn) {
+	open := l.open[conn.from]
+	i := slices.Index(open, conn)
+	if i < 0 {
+		return
 	}
+	l.total--
+	if len(open) == 1 {
+		delete(l.open, conn.from)
+		return
+	}
+	l.open[conn.from] = slices.Delete(open, i, i+1)
 }
 
 type boundedConn struct {
 	net.Conn
-	leave func()
+	listener *boundedListener
+	from     netip.Addr
 }
 
 // Close closes the connection and makes room for another one.
 func (c *boundedConn) Close() error {
-	c.leave()
+	c.listener.mu.Lock()
+	c.listener.leaveLocked(c)
+	c.listener.mu.Unlock()
 	return c.Conn.Close()
 }

@@ -15,6 +15,13 @@ import (
 // review may hold one twice.
 const maxReview = 4 << 20
 
+// Reviews of more than usualReview bytes are read a few at a time: whoever sends
+// many large ones at once, and slowly, takes no more memory than maxLarge of them.
+const (
+	usualReview = 16 << 10
+	maxLarge    = 8
+)
+
 // WebhookConfig is what NewWebhook needs.
 type WebhookConfig struct {
 	Inject Config
@@ -27,7 +34,10 @@ type WebhookConfig struct {
 }
 
 // Webhook answers admission reviews (admission.k8s.io/v1) of pods.
-type Webhook struct{ config WebhookConfig }
+type Webhook struct {
+	config WebhookConfig
+	large  chan struct{} // has room for one of each large review
+}
 
 // NewWebhook returns an http.Handler; it needs a server with timeouts around it.
 func NewWebhook(config WebhookConfig) (*Webhook, error) {
@@ -43,7 +53,7 @@ func NewWebhook(config WebhookConfig) (*Webhook, error) {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	return &Webhook{config: config}, nil
+	return &Webhook{config: config, large: make(chan struct{}, maxLarge)}, nil
 }
 
 type review struct {
@@ -98,7 +108,8 @@ func (w *Webhook) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		http.Error(rw, "only application/json", http.StatusUnsupportedMediaType)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, maxReview))
+	body, done, err := w.read(rw, r)
+	defer done()
 	if err != nil {
 		code := http.StatusBadRequest
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -119,6 +130,24 @@ func (w *Webhook) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	rw.Header().Set("Content-Type", "application/json")
 	_, _ = rw.Write(answer)
+}
+
+// read returns the body, and what has to be called once it is not needed any more.
+func (w *Webhook) read(rw http.ResponseWriter, r *http.Request) (body []byte, done func(), err error) {
+	in := http.MaxBytesReader(rw, r.Body, maxReview)
+	done = func() {}
+	body, err = io.ReadAll(io.LimitReader(in, usualReview))
+	if err != nil || len(body) < usualReview {
+		return body, done, err
+	}
+	select {
+	case w.large <- struct{}{}:
+		done = func() { <-w.large }
+	case <-r.Context().Done():
+		return nil, done, r.Context().Err()
+	}
+	rest, err := io.ReadAll(in)
+	return append(body, rest...), done, err
 }
 
 // readReview takes what the webhook was registered for, and nothing else.

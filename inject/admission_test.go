@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -137,4 +138,56 @@ func FuzzWebhook(f *testing.F) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	})
+}
+
+// Large reviews are read a few at a time; those that come slowly keep nobody
+// waiting whose review is as large as most are.
+func TestWebhookReadsFewLargeReviewsAtOnce(t *testing.T) {
+	w := newWebhook(t, nil)
+	start := func(body io.Reader) <-chan int {
+		code := make(chan int, 1)
+		r := httptest.NewRequest(http.MethodPost, cluster.WebhookPath, body)
+		r.Header.Set("Content-Type", "application/json")
+		answer := httptest.NewRecorder()
+		go func() { w.ServeHTTP(answer, r); code <- answer.Code }()
+		return code
+	}
+	large := reviewOf(simple) + strings.Repeat(" ", usualReview)
+	var slow []*io.PipeWriter
+	var answers []<-chan int
+	for range maxLarge {
+		body, send := io.Pipe()
+		slow, answers = append(slow, send), append(answers, start(body))
+		if _, err := io.WriteString(send, large[:usualReview]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for len(w.large) < maxLarge { // each has its turn, and sends nothing
+		runtime.Gosched()
+	}
+	if answer := post(w, "application/json", reviewOf(simple)); answer.Code != 200 {
+		t.Errorf("a usual review: %d %s", answer.Code, answer.Body)
+	}
+	next := start(strings.NewReader(large))
+	for i, send := range slow {
+		select {
+		case code := <-next:
+			t.Fatalf("one more large review was answered %d", code)
+		default:
+		}
+		_, _ = io.WriteString(send, large[usualReview:])
+		send.Close()
+		if code := <-answers[i]; code != 200 {
+			t.Errorf("a slow review: %d", code)
+		}
+		if i == 0 {
+			if code := <-next; code != 200 {
+				t.Errorf("the one that waited: %d", code)
+			}
+			next = nil
+		}
+	}
+	if len(w.large) != 0 {
+		t.Errorf("%d large reviews are said to be under way", len(w.large))
+	}
 }

@@ -246,6 +246,20 @@ func httpServer(h http.Handler, conf *tls.Config) *http.Server {
 	}
 }
 
+// Bounds of the webhook's connections. API servers send each review that is under
+// way over a connection of its own: for their webhooks they speak HTTP/1.1 only, so
+// that replicas share the work (kubernetes/kubernetes#82090). One of them has 600
+// requests at once unless told otherwise, and several may share an address.
+const (
+	maxReviewsPerAddr = 1024
+	maxReviews        = 2048
+)
+
+// forReviews returns the webhook's listener on l.
+func forReviews(l net.Listener, conf *tls.Config) net.Listener {
+	return tls.NewListener(identity.Bound(l, maxReviewsPerAddr, maxReviews), conf)
+}
+
 // listen opens the sockets.
 func (p *control) listen() error {
 	open := func(what, addr string) (net.Listener, error) {
@@ -265,7 +279,7 @@ func (p *control) listen() error {
 			return err
 		}
 		if s.at = l; s.http.TLSConfig != nil {
-			s.at = tls.NewListener(identity.Listen(l), s.http.TLSConfig)
+			s.at = forReviews(l, s.http.TLSConfig)
 		}
 	}
 	_, err := open("proxies", p.Proxies)
