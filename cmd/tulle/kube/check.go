@@ -99,7 +99,11 @@ func (c *cluster) checkAPI(context.Context) []check.Result {
 	if err != nil {
 		return failed("API server", err, "")
 	}
-	return []check.Result{ok("API server", "%s, Kubernetes %s", c.name, v)}
+	r := ok("API server", "%s, Kubernetes %s", c.name, v)
+	if v.LessThan(sidecars) {
+		r.Verdict, r.Fix = check.Warning, "it will do; but proxies are containers like others there, and Jobs get none, until the cluster runs "+sidecars.String()
+	}
+	return []check.Result{r}
 }
 
 func (c *cluster) checkRights(ctx context.Context) []check.Result {

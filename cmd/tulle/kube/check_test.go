@@ -118,3 +118,18 @@ func TestCheckNetworks(t *testing.T) {
 		}
 	}
 }
+
+// A cluster that will do, but without restartable init containers, is told apart
+// from newer ones and from those that are too old.
+func TestCheckVersionOfCluster(t *testing.T) {
+	for version, want := range map[string]check.Verdict{"v1.27.9": check.Failed, "v1.28.3": check.Warning, "v1.29.0-eks-1": check.OK, "v1.34.4": check.OK} {
+		target := Target{kubeconfig: answering(t, map[string]string{"/version": `{"gitVersion":"` + version + `"}`})}
+		c, err := target.connect(&command.Env{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := c.checkAPI(t.Context())[0]; r.Verdict != want || want != check.OK && r.Fix == "" {
+			t.Errorf("%s: %+v, want %s", version, r, want)
+		}
+	}
+}

@@ -22,9 +22,9 @@ import (
 	"github.com/tulle-mesh/tulle/cmd/tulle/command"
 )
 
-// oldest is the first version of Kubernetes that will do: native sidecars and
-// the webhook's conditions are on from there.
-var oldest = version.MustParseGeneric("1.29.0")
+// oldest is the first version of Kubernetes that will do: the webhook's conditions
+// are on from there. sidecars is the first with restartable init containers.
+var oldest, sidecars = version.MustParseGeneric("1.28.0"), version.MustParseGeneric("1.29.0")
 
 // manager is who we are in an object's managed fields.
 const manager = "tulle"

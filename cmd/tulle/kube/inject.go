@@ -22,6 +22,7 @@ would do when the pod starts. Talks to no cluster. What is no pod passes as is.`
 	f.Short("f", "file")
 	f.Var(&w.sets, "set", "`KEY=VALUE` of the chart's values, as for tulle install")
 	f.BoolVar(&w.noCNI, "no-cni", false, "redirect by an init container")
+	native := f.Bool("native-sidecar", true, "false: for Kubernetes before "+sidecars.String()+", where the proxy is a container like others")
 	operands, err := f.Parse(env, args)
 	switch {
 	case err != nil:
@@ -39,6 +40,7 @@ would do when the pod starts. Talks to no cluster. What is no pod passes as is.`
 	if err != nil {
 		return err
 	}
+	config.Native = *native
 	stream, err := readFile(env.Stdin, *file)
 	if err != nil {
 		return err

@@ -63,7 +63,7 @@ func TestPrintIsComplete(t *testing.T) {
 
 func TestBadInput(t *testing.T) {
 	nowhere := filepath.Join(t.TempDir(), "config")
-	old := oldCluster(t)
+	old := answering(t, map[string]string{"/version": `{"gitVersion":"v1.24.0"}`})
 	for _, c := range []struct {
 		name    string
 		environ []string
@@ -74,7 +74,7 @@ func TestBadInput(t *testing.T) {
 		{"no cluster", []string{"HOME=/nonexistent"}, []string{"install"}, 1, "no Kubernetes cluster"},
 		{"KUBECONFIG leads nowhere", []string{"KUBECONFIG=" + nowhere}, []string{"install"}, 1, "KUBECONFIG=" + nowhere + " leads to none"},
 		{"no such file", nil, []string{"install", "--kubeconfig", nowhere}, 1, "no such file"},
-		{"too old", []string{"KUBECONFIG=" + old}, []string{"install"}, 1, "runs Kubernetes 1.24.0, Tulle needs 1.29.0 or newer"},
+		{"too old", []string{"KUBECONFIG=" + old}, []string{"install"}, 1, "runs Kubernetes 1.24.0, Tulle needs 1.28.0 or newer"},
 		{"a value that is not", nil, []string{"install", "--print", "--set", "frob=1"}, 2, "no such value: frob"},
 		{"a selector that is none", nil, []string{"install", "--print", "--auto-mesh", "a in"}, 2, "--auto-mesh"},
 		{"networks that are none", nil, []string{"install", "--print", "--set", "networks=10.0.0.0"}, 2, "networks: "},
@@ -92,13 +92,6 @@ func TestBadInput(t *testing.T) {
 			}
 		})
 	}
-}
-
-// oldCluster returns the kubeconfig of an API server that knows little but its
-// version.
-func oldCluster(t *testing.T) string {
-	t.Helper()
-	return answering(t, map[string]string{"/version": `{"gitVersion":"v1.24.0"}`})
 }
 
 // answering returns the kubeconfig of an API server that has nothing but these
@@ -153,6 +146,14 @@ func TestInject(t *testing.T) {
 	code, out, stderr := cli(t, nil, pod, "inject", "-f", "-")
 	if code != 0 || !strings.Contains(out, "tulle-proxy") {
 		t.Errorf("exit %d\n%s%s", code, out, stderr)
+	}
+	code, out, stderr = cli(t, nil, pod, "inject", "-f", "-", "--native-sidecar=false")
+	if code != 0 || !strings.Contains(out, "tulle-proxy") || strings.Contains(out, "initContainers") {
+		t.Errorf("for an old cluster: exit %d\n%s%s", code, out, stderr)
+	}
+	code, out, stderr = cli(t, nil, "kind: ConfigMap\n", "inject", "-f", "-")
+	if code != 0 || out != "kind: ConfigMap\n" || !strings.Contains(stderr, "has no pods") {
+		t.Errorf("what has no pods: exit %d\n%s%s", code, out, stderr)
 	}
 	code, _, stderr = cli(t, nil, "kind: [", "inject", "-f", "-")
 	if code != 1 || !strings.Contains(stderr, "not valid YAML") {
