@@ -136,8 +136,11 @@ func upgrades(t *testing.T) {
 	if out := must(t, "check"); !strings.Contains(out, "type: tulle upgrade") {
 		t.Errorf("check says nothing of the older version:\n%s", out)
 	}
-	loaded(t, "upgraded", 2)
-	loaded(t, "older", 1)
+	namespace(t, "upgraded", true)
+	namespace(t, "older", true)
+	apply(t, deploy("upgraded", web(2), client)+deploy("older", web(1), client))
+	rolledOut(t, "upgraded", "deployment/web", "deployment/client")
+	rolledOut(t, "older", "deployment/web", "deployment/client")
 	older := injected(t, "upgraded")
 	underLoad(t, "older", clientPod(t, "older"), "http://web.upgraded:8080/", func() {
 		must(t, "upgrade")

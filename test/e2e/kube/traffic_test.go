@@ -149,7 +149,11 @@ func nodes(t *testing.T) {
 
 // views reads the cluster's dashboard through the tunnel, with every command.
 func views(t *testing.T) {
-	loaded(t, "seen", 1)
+	namespace(t, "seen", true)
+	slow := web(1) // some requests are enough to look at, and leave the machine to others
+	slow.args = "web -delay 10ms :8080"
+	apply(t, deploy("seen", slow, client))
+	rolledOut(t, "seen", "deployment/web", "deployment/client")
 	pod := pods(t, "seen", "scenario=web")[0]
 	underLoad(t, "seen", clientPod(t, "seen"), "http://web:8080/", func() {
 		for _, c := range []struct {
