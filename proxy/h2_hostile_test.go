@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -298,20 +299,28 @@ func TestH2Barren(t *testing.T) {
 // TestIdleGoodbye: who does not answer when asked to leave an idle connection is left.
 func TestIdleGoodbye(t *testing.T) {
 	app := newH2App(t, func(http.ResponseWriter, *http.Request) {})
-	pair := newTestPair(t, app, false)
-	for name, to := range map[string]struct {
-		proxy *Proxy
-		addr  string
-	}{"of the workload": {pair.client, pair.addr}, "of nobody": {pair.server, pair.plain}} {
-		t.Run(name, func(t *testing.T) {
-			u := newUnreader(t, to.addr) // answers no PING
-			u.send()
-			settles(t, "it is served", func() bool { return to.proxy.conns.len() == 1 })
+	for _, way := range []string{"of the workload", "of nobody", "of another proxy"} {
+		t.Run(way, func(t *testing.T) {
+			pair := newTestPair(t, app, false)
+			conns, addr := &pair.client.conns, pair.addr
+			if way != "of the workload" {
+				conns, addr = &pair.server.conns, pair.plain
+			}
+			if way == "of another proxy" { // answers no LEAVE
+				link := tls.Client(dialTest(t, addr), pair.client.creds.Load().Client(pair.server.config.ID, mesh.ALPNHTTP1))
+				if err := link.Handshake(); err != nil {
+					t.Fatal(err)
+				}
+			} else { // answers no PING
+				newUnreader(t, addr).send()
+			}
 			settles(t, "it is idle", func() bool {
-				to.proxy.conns.tick(0)
-				to.proxy.conns.mu.Lock()
-				defer to.proxy.conns.mu.Unlock()
-				tr := to.proxy.conns.awake.first
+				conns.mu.Lock()
+				defer conns.mu.Unlock()
+				if conns.awake.first == nil {
+					return false
+				}
+				tr := conns.awake.first
 				tr.mu.Lock()
 				defer tr.mu.Unlock()
 				return tr.idle && tr.deadline > 0
@@ -319,8 +328,8 @@ func TestIdleGoodbye(t *testing.T) {
 			now := 2 * keepIdle
 			settles(t, "it is closed", func() bool {
 				now += time.Second
-				to.proxy.conns.tick(now)
-				return to.proxy.conns.len() == 0
+				conns.tick(now)
+				return conns.len() == 0
 			})
 			if now < 2*keepIdle+goodbyePatience {
 				t.Errorf("it had %v to say goodbye", now-2*keepIdle)
