@@ -274,3 +274,38 @@ func TestAnswerFloods(t *testing.T) {
 		})
 	}
 }
+
+// FuzzAnswers lets a server say anything.
+func FuzzAnswers(f *testing.F) {
+	for _, c := range answers {
+		p := &peer{t: f}
+		p.Framer = http2.NewFramer(&p.buf, nil)
+		p.AllowIllegalWrites = true
+		p.enc = hpack.NewEncoder(&p.hpk)
+		_ = p.WriteSettings()
+		c.say(p)
+		f.Add(p.buf.Bytes())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, p := newAsker(t)
+		a.ask(t, "GET")
+		a.ask(t, "POST")
+		p.buf.Write(b)
+		_ = p.flush()
+		_ = p.conn.(interface{ CloseWrite() error }).CloseWrite()
+		for {
+			if _, err := p.ReadFrame(); err != nil {
+				break
+			}
+		}
+		ended := 0
+		for _, what := range strings.Split(a.all(), ", ") {
+			if strings.HasPrefix(what, "reset") || strings.HasSuffix(what, " end") {
+				ended++
+			}
+		}
+		if ended < 2 {
+			t.Errorf("only %d of two requests have ended: %s", ended, a.all())
+		}
+	})
+}
