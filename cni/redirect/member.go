@@ -244,15 +244,49 @@ func (t *tables) share(cookie uint64, sources []netip.Addr, hops bool) error {
 			return err
 		}
 	}
-	hop := subnetKey(cookie, entry.Generation, netip.PrefixFrom(HopSource6, HopSource6.BitLen()))
-	if hops {
-		if err := t.subnets.Put(hop, kindOwn); err != nil {
-			return err
-		}
-	} else if err := t.subnets.Delete(hop); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := t.noteHops(cookie, hops); err != nil {
 		return err
 	}
 	return t.namespaces.Put(cookie, entry)
+}
+
+// noteHops notes whether a shared namespace has HopSource6.
+func (t *tables) noteHops(cookie uint64, hops bool) error {
+	hop := subnetKey(cookie, 0, netip.PrefixFrom(HopSource6, HopSource6.BitLen()))
+	if hops {
+		return t.subnets.Put(hop, kindOwn)
+	}
+	if err := t.subnets.Delete(hop); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	return nil
+}
+
+// renewHops notes the same of the calling thread's network namespace, if that is a
+// shared one: members that entered with an earlier revision have not.
+func (n Node) renewHops() error {
+	t, err := n.tables()
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	cookie, err := netnsCookie()
+	if err != nil {
+		return err
+	}
+	var entry kernelNamespace
+	err = t.namespaces.Lookup(cookie, &entry)
+	if errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && entry.Generation != 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, _, hops, err := hostAddresses(nil)
+	if err != nil {
+		return err
+	}
+	return t.noteHops(cookie, hops)
 }
 
 // setSources takes the first address of each family.

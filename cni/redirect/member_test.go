@@ -557,6 +557,56 @@ func TestHopSourceOfSomebodyElse(t *testing.T) {
 	}
 }
 
+// Members that an earlier tulle let in live on where another takes over: their
+// connections over IPv6 find the application once the namespace has the address that
+// they come from, also those whose notes found no room once the programs were
+// exchanged, and until then no client is taken for another one.
+func TestHopSourceAtTakeover(t *testing.T) {
+	l := newSharedLab(t)
+	hop := &net.IPNet{IP: HopSource6.AsSlice(), Mask: net.CIDRMask(128, 128)}
+	in(t, l.workload, func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.AddrDel(eth0, &netlink.Addr{IPNet: hop})
+	})
+	one := l.enter(t, 31, 7001)
+	serve(t, appUID, l.workload, "[::]:7001", "client", func(c net.Conn) net.Addr { return c.RemoteAddr() })
+	var dir syscall.Stat_t
+	if err := syscall.Stat(one.Cgroup, &dir); err != nil {
+		t.Fatal(err)
+	}
+	pending := func(n int64) {
+		t.Helper()
+		tables, err := l.node.tables()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tables.close()
+		if err := tables.pending.Put(ofCgroup|dir.Ino, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const client, unknown, full = "[2001:db8:9::7]:5555", "[2001:db8::1]:", 8192 // UNKNOWN6, MAX_PENDING of bpf/redirect.c
+	want := func(when, shown string, refused error) {
+		t.Helper()
+		got, err := l.dialFor(proxyUID, client, "[2001:db8::1]:7001")
+		if refused != nil && !errors.Is(err, refused) || refused == nil && (err != nil || !strings.HasPrefix(got, shown)) {
+			t.Errorf("%s: the application sees %q, %v, want %q, %v", when, got, err, shown, refused)
+		}
+	}
+	want("without the address", "", unix.EADDRNOTAVAIL)
+	in(t, l.workload, func() error { return addAddress("eth0", hop.String()) }) // as tulle up does first
+	want("before programs are exchanged", client, nil)
+	pending(full)
+	want("before, without room", "", unix.ECONNREFUSED)
+	in(t, l.workload, func() error { return l.node.load(loadRevision + 1) })
+	want("without room", unknown, nil)
+	pending(0)
+	want("after", client, nil)
+}
+
 // raiseFileLimit lets the test have so many files open.
 func raiseFileLimit(t *testing.T, files uint64) {
 	t.Helper()

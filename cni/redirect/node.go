@@ -80,7 +80,8 @@ var attachments = []struct {
 
 // Load makes the machine ready for Apply. What is there already is kept; of an
 // earlier revision the programs are exchanged in place, which no connection
-// notices; a later one is left alone (ErrNewer).
+// notices; a later one is left alone (ErrNewer). Where the calling thread's network
+// namespace has Members that need HopSource6, it has to have that before.
 func (n Node) Load() error { return n.load(loadRevision) }
 
 func (n Node) load(revision uint32) error {
@@ -133,6 +134,9 @@ func (n Node) exchange(revision uint32) error {
 		return err
 	}
 	defer c.Close()
+	if err := n.renewHops(); err != nil {
+		return err
+	}
 	for _, a := range attachments {
 		if err := n.attach(cgroup, a.program, a.at, c.Programs[a.program]); err != nil {
 			return err
