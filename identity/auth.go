@@ -40,9 +40,10 @@ const (
 // the control plane's identity, Auth, and bounds.
 func ServerOptions(a *Authority, log *slog.Logger) []grpc.ServerOption {
 	auth := NewAuth(a, log)
-	creds := credentials.NewTLS(ServerTLS(a, mesh.ControlID(a.TrustDomain())))
+	control := mesh.ControlID(a.TrustDomain())
+	creds := credentials.NewTLS(ServerTLS(a, control))
 	return []grpc.ServerOption{
-		grpc.Creds(loggedHandshakes{TransportCredentials: creds, refusals: auth.refusals}),
+		grpc.Creds(loggedHandshakes{TransportCredentials: replicasApart{creds, control}, refusals: auth.refusals}),
 		grpc.UnaryInterceptor(auth.Unary),
 		grpc.StreamInterceptor(auth.Stream),
 		grpc.MaxRecvMsgSize(maxMessage),

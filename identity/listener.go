@@ -102,10 +102,15 @@ type boundedConn struct {
 	from     netip.Addr
 }
 
+// leave makes room for another connection; this one goes on uncounted.
+func (c *boundedConn) leave() {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	c.listener.leaveLocked(c)
+}
+
 // Close closes the connection and makes room for another one.
 func (c *boundedConn) Close() error {
-	c.listener.mu.Lock()
-	c.listener.leaveLocked(c)
-	c.listener.mu.Unlock()
+	c.leave()
 	return c.Conn.Close()
 }

@@ -59,7 +59,8 @@ type line struct {
 }
 
 // maxShared is how many proxies' streams share a line: fewer than a server
-// allows on one connection.
+// allows on one connection. Lines may be as many as it takes: a replica's are
+// not counted among its address's connections (identity.ServerOptions).
 const maxShared = 64
 
 // What a stream's metadata says of the proxy whose stream a replica passes on.
