@@ -56,6 +56,8 @@ func TestChangesAreNoticed(t *testing.T) {
 		}
 		p.cancel() // it breaks off
 		<-p.result
+		time.Sleep(comeBack)
+		c.Observe(nil, nil)
 		dial(t, c, testID("client"), "10.84.0.2").hello("client-1", time.Now().Add(-3*time.Minute))
 		synctest.Wait()
 		want := []string{
@@ -72,6 +74,57 @@ func TestChangesAreNoticed(t *testing.T) {
 		if changes := c.snapshot(tenSeconds, nil).changes; len(changes) != maxChanges || changes[0].ID <= changes[1].ID {
 			t.Errorf("%d changes are kept, the newest is number %d", len(changes), changes[0].ID)
 		}
+	})
+}
+
+// Each stream ends once an hour, without a word: by the age of its connection. A
+// proxy that is back soon was never away; one that is not, or is another process,
+// was lost.
+func TestStreamsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, start := newTestCollector(t, nil), time.Now()
+		attach := func() *fakeProxy { return dial(t, c, testID("client"), "10.84.0.2").hello("client-1", start) }
+		breakOff := func(p *fakeProxy, away time.Duration) {
+			p.cancel()
+			<-p.result
+			for end := time.Now().Add(away); time.Now().Before(end); time.Sleep(time.Second) {
+				c.Observe(nil, nil)
+			}
+			c.Observe(nil, nil)
+		}
+		state := func() string { return c.snapshot(0, nil).proxyRows()[0].State }
+		want := []string{controlStarted + "  "}
+		check := func(when, is string, changes ...string) {
+			t.Helper()
+			synctest.Wait()
+			for _, kind := range changes {
+				want = append(want, kind+" client client-1")
+			}
+			if got := kindsOf(c); !slices.Equal(got, want) {
+				t.Errorf("%s: got\n%s\nwant\n%s", when, strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+			if got := state(); got != is {
+				t.Errorf("%s: %s, want %s", when, got, is)
+			}
+		}
+		p := attach()
+		check("at first", "connected")
+		breakOff(p, comeBack-time.Second)
+		check("its stream has ended", "connected")
+		p = attach()
+		check("back", "connected")
+		breakOff(p, comeBack)
+		check("gone for long", "lost", proxyLost)
+		p = attach()
+		check("back after that", "connected", proxyBack)
+		breakOff(p, time.Second)
+		start = time.Now() // it has crashed
+		p = attach()
+		check("another process", "connected", proxyLost, proxyBack)
+		p.end()
+		time.Sleep(2 * comeBack)
+		c.Observe(nil, nil)
+		check("at the end", "ended")
 	})
 }
 

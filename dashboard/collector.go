@@ -214,9 +214,13 @@ func (c *Collector) attach(ctx context.Context, id mesh.ID, hello *tullev1.Hello
 			r.counted = start
 		}
 	}
-	if r.session == 0 && !r.gone.IsZero() && !r.ended {
+	if r.session == 0 && r.connected() && r.start != hello.StartUnixMs {
+		c.missLocked(now, r) // this is another process: the old one died
+	}
+	if r.missed {
 		c.changes.add(now, Change{Kind: proxyBack, Good: true, Service: r.service, Workload: r.workload, Text: "the proxy of " + r.workload + " is back"})
 	}
+	r.missed = false
 	c.sessions++
 	r.session, r.start, r.version, r.redirect = c.sessions, hello.StartUnixMs, hello.Version, hello.Redirect
 	r.attached, r.heard, r.numbered = now, time.Time{}, nil
@@ -226,16 +230,19 @@ func (c *Collector) attach(ctx context.Context, id mesh.ID, hello *tullev1.Hello
 	return session{c.sessions, r, tapClient{id: id, service: r.service, workload: r.workload}}, nil
 }
 
-// detach ends a session; said tells whether the proxy said that it would go.
+// missLocked notes that a proxy has gone without having said so.
+func (c *Collector) missLocked(now time.Time, r *record) {
+	r.missed = true
+	c.changes.add(now, Change{Kind: proxyLost, Service: r.service, Workload: r.workload, Text: "the proxy of " + r.workload + " is gone without a word"})
+}
+
+// detach ends a session; said tells whether the proxy said that it would go. One
+// that did not is missed unless it is back soon: see sweepLocked.
 func (c *Collector) detach(s session, said bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s.record.session == s.number {
-		r, now := s.record, time.Now()
-		r.end(now, said)
-		if !said {
-			c.changes.add(now, Change{Kind: proxyLost, Service: r.service, Workload: r.workload, Text: "the proxy of " + r.workload + " is gone without a word"})
-		}
+		s.record.end(time.Now(), said)
 		c.config.Log.Info("proxy gone", "workload", s.record.workload, "said", said)
 	}
 }
@@ -410,14 +417,18 @@ func (c *Collector) refuse(s session, err error) error {
 	return status.Error(codes.InvalidArgument, err.Error())
 }
 
-// sweepLocked folds records whose proxy has been gone for longer than the
-// window into their identity's totals, at most once a second.
+// sweepLocked notes which proxies are missed, and folds records whose proxy has
+// been gone for longer than the window into their identity's totals, at most once
+// a second.
 func (c *Collector) sweepLocked(now time.Time) {
 	if now.Sub(c.swept) < time.Second {
 		return
 	}
 	c.swept = now
 	for key, r := range c.records {
+		if r.session == 0 && r.connected() && now.Sub(r.gone) >= comeBack {
+			c.missLocked(now, r)
+		}
 		if r.session == 0 && now.Sub(r.gone) > keepGone {
 			c.retireLocked(key, r)
 			c.setPaceLocked()

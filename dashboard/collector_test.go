@@ -244,6 +244,7 @@ func TestProxyThatEndsIsNotLost(t *testing.T) {
 		ends.end()
 		breaks.cancel()
 		synctest.Wait()
+		time.Sleep(comeBack) // or it might just be late
 		rows := c.snapshot(tenSeconds, nil).proxyRows()
 		if got := rows[0].State + " " + rows[1].State + " " + rows[2].State; got != "ended lost connected" {
 			t.Errorf("states: %s", got)

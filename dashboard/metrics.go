@@ -129,7 +129,7 @@ func (h *Site) serveTargets(w http.ResponseWriter, r *http.Request) {
 	targets := []Target{}
 	c.mu.Lock()
 	for _, p := range c.records {
-		if p.session != 0 && p.address != "" {
+		if p.connected() && p.address != "" {
 			targets = append(targets, Target{
 				Targets: []string{net.JoinHostPort(p.address, proxyMetricsPort)},
 				Labels:  map[string]string{"namespace": p.id.Namespace},

@@ -13,6 +13,11 @@ import (
 const (
 	// gone records are kept for this long, so that a proxy that comes back goes on.
 	keepGone = 2 * time.Minute
+	// comeBack is how long a proxy whose stream has ended without a word is not
+	// missed. All streams end so: their connections by age, once an hour, and those
+	// that another replica of the control plane took when that one goes. Proxies
+	// attach again within some 2 s.
+	comeBack = 5 * time.Second
 	// overflowFactor says how many edges beyond Config.MaxEdges are still
 	// counted, exactly, in the row "other". What is beyond those is dropped.
 	overflowFactor = 4
@@ -39,6 +44,7 @@ type record struct {
 	counted  time.Time // up to when its counters are known; zero: nobody knows
 	gone     time.Time
 	ended    bool // it is gone because it said so
+	missed   bool // it is gone, did not say so, and has not come back
 	cert     certificate
 	stats    stats
 	verdicts []verdict
@@ -238,6 +244,12 @@ func (e *edge) advance(reading *reading, at interval, open *openSlices) {
 	if !at.unplaced {
 		open.place(row, added, durations, at)
 	}
+}
+
+// connected tells whether the proxy is attached, or was a moment ago and did not
+// say that it would go.
+func (r *record) connected() bool {
+	return r.session != 0 || !r.gone.IsZero() && !r.ended && !r.missed
 }
 
 // end closes the record's session.

@@ -216,7 +216,7 @@ func (c *Collector) firstStartLocked() time.Time {
 func (r *record) state() proxyState {
 	p := proxyState{
 		id: r.id, service: r.service, workload: r.workload, version: r.version, redirect: r.redirect, address: r.address, start: r.start,
-		connected: r.session != 0, heard: r.heard, gone: r.gone, ended: r.ended, cert: r.cert, stats: r.stats,
+		connected: r.connected(), heard: r.heard, gone: r.gone, ended: r.ended, cert: r.cert, stats: r.stats,
 		endpoints: slices.Clone(r.endpoints), verdicts: slices.Clone(r.verdicts), dropped: r.dropped, rows: len(r.rows),
 	}
 	for _, row := range r.rows {
