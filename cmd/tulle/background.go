@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,8 +28,9 @@ type started struct {
 }
 
 // toBackground starts the same command again, without a terminal, and waits
-// until it says how its start went. Output goes to log, nil for nowhere.
-func toBackground(name string, args []string, log *os.File) (started, error) {
+// until it says how its start went. Output goes to log, nil for nowhere. If ctx ends
+// before that, it is ended.
+func toBackground(ctx context.Context, name string, args []string, log *os.File) (started, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return started{}, err
@@ -49,9 +51,15 @@ func toBackground(name string, args []string, log *os.File) (started, error) {
 	if err != nil {
 		return started{}, err
 	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
 	word, err := io.ReadAll(r)
+	interrupted := !stop()
 	if err != nil {
 		return started{}, err
+	}
+	if interrupted {
+		_ = cmd.Wait() // it cleans up before it ends
+		return started{}, errors.New("interrupted; it was not started")
 	}
 	if len(word) == 0 {
 		_ = cmd.Wait()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -65,10 +66,11 @@ func meansHost(args []string) bool {
 	})
 }
 
-// isUp tells whether a mesh was started on this host.
+// isUp tells whether a mesh was started on this host. Who may not look must be told
+// that, rather than be shown a cluster.
 func isUp(run string) bool {
 	_, err := os.Stat(host.HostSocket(run))
-	return err == nil
+	return err == nil || errors.Is(err, fs.ErrPermission)
 }
 
 // writers are the formats of the report.

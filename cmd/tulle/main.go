@@ -33,6 +33,11 @@ func commands() []command.Command {
 	})
 }
 
+// outliveReaders lets a command that changes this host go on to its end where nobody
+// reads any more what it says: a pipe to a program that the same Ctrl-C has ended.
+// Programs that it starts get the signal as ever.
+func outliveReaders() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
+
 func main() {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, cancel) // a second Ctrl-C ends the process at once

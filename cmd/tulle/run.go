@@ -54,8 +54,9 @@ func runRun(ctx context.Context, env *command.Env, args []string) int {
 		return failCode(env, err, workload.CodeOwn)
 	}
 	defer hangUp()
+	outliveReaders()
 	if c.detach && !c.background {
-		return runInBackground(env, args)
+		return runInBackground(ctx, env, args)
 	}
 	c.Host, c.RunDir, c.Proxy = client, c.run, c.proxy
 	c.Names, c.Upstreams = host.LastNames(c.run), host.Upstreams
@@ -76,8 +77,8 @@ func runRun(ctx context.Context, env *command.Env, args []string) int {
 	return code
 }
 
-func runInBackground(env *command.Env, args []string) int {
-	word, err := toBackground("run", args, nil)
+func runInBackground(ctx context.Context, env *command.Env, args []string) int {
+	word, err := toBackground(ctx, "run", args, nil)
 	if err != nil {
 		return failCode(env, err, workload.CodeOwn)
 	}

@@ -37,8 +37,9 @@ func runUp(ctx context.Context, env *command.Env, args []string) int {
 	if err != nil {
 		return env.Fail(err)
 	}
+	outliveReaders()
 	if detach && !background {
-		return env.Fail(upInBackground(c, args, env))
+		return env.Fail(upInBackground(ctx, c, args, env))
 	}
 	tell := func(started) {}
 	if background {
@@ -100,7 +101,7 @@ func parseUp(env *command.Env, args []string) (c host.Config, detach, background
 	return c, detach, background, nil
 }
 
-func upInBackground(c host.Config, args []string, env *command.Env) error {
+func upInBackground(ctx context.Context, c host.Config, args []string, env *command.Env) error {
 	if err := os.MkdirAll(c.RunDir, 0o700); err != nil {
 		return err
 	}
@@ -109,7 +110,7 @@ func upInBackground(c host.Config, args []string, env *command.Env) error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	word, err := toBackground("up", args, log)
+	word, err := toBackground(ctx, "up", args, log)
 	if err != nil {
 		return command.WithHint(err, "see "+host.LogPath(c.RunDir))
 	}
@@ -140,6 +141,7 @@ func runDown(ctx context.Context, env *command.Env, args []string) int {
 		err = needRoot("down")
 	}
 	if err == nil {
+		outliveReaders()
 		err = host.Down(ctx, *run, *state, *purge, env.Stdout)
 	}
 	return env.Fail(err)

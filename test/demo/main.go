@@ -44,7 +44,8 @@ func main() {
 		os.Exit(2)
 	}
 	giveBack := takeTerminal()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	// A closed terminal and a reader that has gone (demo | head) end it in order, too.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	err = run(ctx, c, filepath.Join(filepath.Dir(self), "shop"))
 	stop()
 	giveBack()
@@ -127,7 +128,10 @@ func show(ctx context.Context, s *stage, long time.Duration) error {
 		if long == 0 {
 			table += "\nCtrl-C ends the demo and prints the summary.\n"
 		}
-		fmt.Print(table)
 		drawn = strings.Count(table, "\n")
+		if terminal { // a line that does not fit is cut: broken into two, it would be drawn over no more
+			table = "\x1b[?7l" + table + "\x1b[?7h"
+		}
+		fmt.Print(table)
 	}
 }

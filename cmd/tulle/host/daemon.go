@@ -77,7 +77,7 @@ func Run(ctx context.Context, c Config) (err error) {
 		d.recover, d.openState, d.chooseBackend, d.openAuthority, d.compose, d.listenLocal, d.connect, d.listen,
 	} {
 		if err := step(); err != nil {
-			return errors.Join(err, d.abandon())
+			return errors.Join(roomFor(err, d.RunDir), d.abandon())
 		}
 	}
 	if err := d.serve(ctx); err != nil {

@@ -101,7 +101,7 @@ func endDaemon(ctx context.Context, pid int, start uint64) error {
 		return nil
 	}
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return command.WithHint(errors.New("interrupted; the mesh goes down all the same"), "to wait for that type: tulle down")
 	}
 	_ = unix.Kill(pid, unix.SIGKILL)
 	waitGone(ctx, pid, start, killTimeout)

@@ -220,7 +220,7 @@ func (l *leases) enter(reg *tullev1.Register) (*held, *discovery.Lease, error) {
 	}
 	if err := h.record.save(l.run); err != nil {
 		h.lease.Leave()
-		return nil, nil, status.Errorf(codes.Internal, "write the replica's state: %v", err)
+		return nil, nil, status.Error(codes.Internal, roomFor(fmt.Errorf("write the replica's state: %w", err), l.run).Error())
 	}
 	l.replicas[h.record.Replica] = h
 	return h, h.lease, nil

@@ -9,6 +9,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/tulle-mesh/tulle/cmd/tulle/command"
 	"github.com/tulle-mesh/tulle/cmd/tulle/journal"
 	"github.com/tulle-mesh/tulle/cmd/tulle/network"
 	"github.com/tulle-mesh/tulle/cmd/tulle/workload"
@@ -59,6 +62,14 @@ func (r *record) save(run string) error {
 		return err
 	}
 	return journal.WriteFile(r.path(run), append(data, '\n'))
+}
+
+// roomFor says what to type where a file could not be written for want of room.
+func roomFor(err error, dir string) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return command.WithHint(err, "free some space there; how much there is: df -h "+dir)
+	}
+	return err
 }
 
 func (r *record) erase(run string) error { return os.RemoveAll(WorkloadDir(run, r.Replica)) }
