@@ -65,6 +65,7 @@ type destination struct {
 	unready atomic.Bool   // there are endpoints, but none is ready
 	open    atomic.Bool   // of those there are, or were last, nobody has an identity
 	learned atomic.Uint32 // sniff.Verdict: what the last connection turned out to speak
+	scouted atomic.Bool   // a silent client's upstream is open, to hear whether the server speaks first
 	used    atomic.Int64  // of the proxy's clock
 	inUse   atomic.Int64
 	budget  h2Budget

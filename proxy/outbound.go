@@ -12,7 +12,10 @@ import (
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
-var errNoEndpoint = errors.New("no endpoint")
+var (
+	errNoEndpoint = errors.New("no endpoint")
+	errDrained    = errors.New("the proxy ends, and nothing was under way")
+)
 
 // outbound is a connection that the workload made, on its way to another one.
 type outbound struct {
@@ -26,6 +29,7 @@ type outbound struct {
 	opened   *session // while the client was silent; nil if none was
 	openedAt *endpoint
 	parked   bool // by a race that the server won
+	scouting bool // for dest
 }
 
 // serveOutbound tells the story of a connection that the workload makes.
@@ -81,12 +85,17 @@ func (o *outbound) serve(ctx context.Context) (parked bool) {
 	return o.opaque(ctx, verdict.Protocol())
 }
 
+// silence is how long the client may take to speak before the upstream is opened
+// to see whether the server speaks first.
+const silence = 20 * time.Millisecond
+
+// What waits at a destination whose last client spoke HTTP is most likely a spare
+// connection of the workload's pool, and pools make many of them at a time: to open
+// an upstream for each is to shake hands with a crowd. One at a time goes ahead as
+// the scout, and the others look now and then whether it has heard the server.
 const (
-	// silence is how long the client may take to speak before the upstream is
-	// opened to see whether the server speaks first.
-	silence = 20 * time.Millisecond
-	// knownSilence is the same where the last client spoke HTTP.
-	knownSilence = time.Second
+	knownSilence    = 50  // times silence: 1 s, for the first look
+	maxKnownSilence = 500 // the same for the last one; each takes twice as long
 )
 
 // sniff finds out what the client speaks. If the server turns out to speak
@@ -96,7 +105,7 @@ func (o *outbound) sniff(ctx context.Context) (sniff.Verdict, error) {
 	switch sniff.Verdict(o.dest.learned.Load()) {
 	case sniff.Opaque: // the server speaks first: don't wait for the client
 	case sniff.HTTP1, sniff.HTTP2:
-		verdict, err = o.proxy.detect(o.conn, &o.in, knownSilence)
+		verdict, err = o.await()
 	default:
 		verdict, err = o.proxy.detect(o.conn, &o.in, o.proxy.silence)
 	}
@@ -112,6 +121,37 @@ func (o *outbound) sniff(ctx context.Context) (sniff.Verdict, error) {
 		o.dest.learned.Store(uint32(verdict))
 	}
 	return verdict, nil
+}
+
+// await waits for a client that will most likely speak HTTP. It returns More if the
+// server is to be heard: the client has been chosen as the scout, or a scout has
+// found that it speaks first.
+func (o *outbound) await() (sniff.Verdict, error) {
+	o.track.expect(0, true) // nothing is under way
+	defer o.track.expect(0, false)
+	for patience := knownSilence * o.proxy.silence; ; patience = min(2*patience, maxKnownSilence*o.proxy.silence) {
+		verdict, err := o.proxy.detect(o.conn, &o.in, patience)
+		switch {
+		case verdict != sniff.More || err != nil:
+			return verdict, err
+		case o.proxy.draining():
+			_ = o.conn.Close()
+			return sniff.More, errDrained
+		case sniff.Verdict(o.dest.learned.Load()) == sniff.Opaque:
+			return sniff.More, nil
+		}
+		if o.scouting = o.dest.scouted.CompareAndSwap(false, true); o.scouting {
+			return sniff.More, nil
+		}
+	}
+}
+
+// returned ends what await began, if the connection is the scout.
+func (o *outbound) returned() {
+	if o.scouting {
+		o.scouting = false
+		o.dest.scouted.Store(false)
+	}
 }
 
 // http forwards requests, each balanced by itself, until the connection ends or
@@ -206,12 +246,17 @@ func (o *outbound) race(ctx context.Context) sniff.Verdict {
 	x := o.begin(mesh.TCP)
 	s, ep, err := o.open(ctx, nil)
 	if err != nil {
+		o.returned()
 		o.failed(&x, ep, err)
 		return sniff.More
 	}
 	x.FirstByte = time.Since(x.Start)
 	r := o.proxy.startRace(o.track, o.conn, &o.in, s.end())
 	verdict := r.decide()
+	if verdict == sniff.More && r.spoke.Load() {
+		o.dest.learned.Store(uint32(sniff.Opaque))
+	}
+	o.returned()
 	if verdict == sniff.HTTP1 || verdict == sniff.HTTP2 {
 		if r.stop() && verdict == sniff.HTTP1 {
 			o.opened, o.openedAt = s, ep
@@ -220,11 +265,8 @@ func (o *outbound) race(ctx context.Context) sniff.Verdict {
 		}
 		return verdict
 	}
-	switch {
-	case verdict != sniff.More:
+	if verdict != sniff.More {
 		x.Protocol = verdict.Protocol()
-	case r.spoke.Load():
-		o.dest.learned.Store(uint32(sniff.Opaque))
 	}
 	c := o.carry(x, s, ep, r.relay)
 	o.parked = c.run(func() (bool, error) { return r.join(r.ended) })

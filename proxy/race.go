@@ -24,7 +24,13 @@ func (p *Proxy) detect(c *tcp.Conn, in *inbox, patience time.Duration) (sniff.Ve
 		if v := sniff.Client(in.bytes()); v != sniff.More {
 			return v, nil
 		}
-		switch err := in.fill(c); {
+		var err error
+		if in.len() == 0 {
+			err = in.next(c, tcp.Small)
+		} else {
+			err = in.fill(c)
+		}
+		switch {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded) && (in.len() == 0 || patience == 0):
 			return sniff.More, nil
