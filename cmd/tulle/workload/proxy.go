@@ -154,9 +154,12 @@ func (p *proxy) launch() (*instance, error) {
 		Path: p.program, Dir: "/",
 		Args: append([]string{"tulle-proxy"}, p.args...),
 		Env:  []string{"PATH=/usr/bin:/bin"},
-		// Its own session: a Ctrl-C on the terminal is for the workload.
+		// Its own process group: a Ctrl-C on the terminal is for the workload. Not
+		// its own session: the kernel shares out processors by session where it is
+		// told nothing else (sched(7), autogroup), and to whom sleeps as much as a
+		// proxy, little.
 		SysProcAttr: &syscall.SysProcAttr{
-			Setsid: true, Pdeathsig: unix.SIGKILL,
+			Setpgid: true, Pdeathsig: unix.SIGKILL,
 			Credential: &syscall.Credential{Uid: mesh.ProxyUID, Gid: mesh.ProxyUID},
 		},
 		Stdout: logW, Stderr: logW,
