@@ -27,7 +27,7 @@ func dualStack(t *testing.T) {
 	var names []string
 	var services strings.Builder
 	for node := range redirects {
-		only := workload{name: "only", args: "web6 :8080", port: 8080, probe: "{exec: {command: [/app, fetch, 'http://[::1]:8080/']}, periodSeconds: 1}"}
+		only := workload{name: "only", args: "web6 :8080", port: 8080, probe: "{exec: {command: [/app, fetch, 'http://[::1]:8080/']}, periodSeconds: 1, timeoutSeconds: 10}"}
 		for _, w := range []workload{on(node, web(1)), on(node, only), on(node, client)} {
 			all = append(all, w)
 			names = append(names, "deployment/"+w.name)

@@ -91,9 +91,9 @@ func strict(t *testing.T) {
 	web := web(1)
 	web.name = "http"
 	apply(t, deploy("vault", web, client,
-		workload{name: "grpc", args: "grpc :9000", port: 9000, probe: "{grpc: {port: 9000}, periodSeconds: 1}"},
-		workload{name: "tcp", args: "smtpd :2525", port: 2525, probe: "{tcpSocket: {port: main}, periodSeconds: 1}"},
-		workload{name: "exec", args: "web :8080", port: 8080, probe: "{exec: {command: [/app, fetch, 'http://127.0.0.1:8080/']}, periodSeconds: 1}"},
+		workload{name: "grpc", args: "grpc :9000", port: 9000, probe: "{grpc: {port: 9000}, periodSeconds: 1, timeoutSeconds: 10}"},
+		workload{name: "tcp", args: "smtpd :2525", port: 2525, probe: "{tcpSocket: {port: main}, periodSeconds: 1, timeoutSeconds: 10}"},
+		workload{name: "exec", args: "web :8080", port: 8080, probe: "{exec: {command: [/app, fetch, 'http://127.0.0.1:8080/']}, periodSeconds: 1, timeoutSeconds: 10}"},
 	)+deploy("outside", client))
 	rolledOut(t, "vault", "deployment/http", "deployment/grpc", "deployment/tcp", "deployment/exec", "deployment/client")
 	rolledOut(t, "outside", "deployment/client")

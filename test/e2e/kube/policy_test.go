@@ -19,7 +19,7 @@ func policies(t *testing.T) {
 	namespace(t, out, false)
 	two := web(1) // answers at a port that no policy will name, too
 	two.pod = "      initContainers:\n      - {name: other, restartPolicy: Always, image: 'tulle.test/app:1', imagePullPolicy: Never, args: [web, ':8081'], " +
-		"ports: [{name: other, containerPort: 8081}], readinessProbe: {tcpSocket: {port: other}, periodSeconds: 1}, " +
+		"ports: [{name: other, containerPort: 8081}], readinessProbe: {tcpSocket: {port: other}, periodSeconds: 1, timeoutSeconds: 10}, " +
 		"securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}}\n"
 	apply(t, deploy(ns, two, client, workload{name: "next", args: "web :8080", port: 8080})+deploy(out, client))
 	rolledOut(t, ns, "deployment/web", "deployment/client", "deployment/next")

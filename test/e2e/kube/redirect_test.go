@@ -26,8 +26,8 @@ func redirected(t *testing.T) {
 	var names []string
 	opaque := web(1)
 	opaque.name, opaque.notes = "opaque", `tulle.dev/opaque-ports: "8080"`
-	grpc := workload{name: "grpc", args: "grpc :9000", port: 9000, probe: "{grpc: {port: 9000}, periodSeconds: 1}"}
-	mail := workload{name: "mail", args: "smtpd :2525", port: 2525, probe: "{tcpSocket: {port: main}, periodSeconds: 1}"}
+	grpc := workload{name: "grpc", args: "grpc :9000", port: 9000, probe: "{grpc: {port: 9000}, periodSeconds: 1, timeoutSeconds: 10}"}
+	mail := workload{name: "mail", args: "smtpd :2525", port: 2525, probe: "{tcpSocket: {port: main}, periodSeconds: 1, timeoutSeconds: 10}"}
 	for node := range redirects {
 		for _, w := range []workload{on(node, web(1)), on(node, opaque), on(node, grpc), on(node, mail), on(node, client)} {
 			all = append(all, w)

@@ -12,7 +12,7 @@ type workload struct {
 	replicas int
 	args     string // of the program, as in: web :8080
 	port     int    // 0: no Service
-	probe    string // readiness probe in flow style; "": none
+	probe    string // readiness probe in flow style; "": none. One of a second, as is usual, fails on a busy machine, and takes the pod out of its Service
 	pod      string // more of the pod's spec, lines indented by six
 	labels   string // more labels of the pod, as in: a: b, c: d
 	notes    string // annotations of the pod
@@ -101,5 +101,5 @@ var client = workload{name: "client", args: "hold"}
 
 // web answers with its address.
 func web(replicas int) workload {
-	return workload{name: "web", replicas: replicas, args: "web :8080", port: 8080, probe: "{httpGet: {path: /, port: main}, periodSeconds: 1}"}
+	return workload{name: "web", replicas: replicas, args: "web :8080", port: 8080, probe: "{httpGet: {path: /, port: main}, periodSeconds: 1, timeoutSeconds: 10}"}
 }

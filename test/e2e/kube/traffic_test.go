@@ -15,8 +15,8 @@ import (
 func traffic(t *testing.T) {
 	namespace(t, "shop", false)
 	apply(t, deploy("shop", web(2), client,
-		workload{name: "grpc", args: "grpc :9000", port: 9000, probe: "{grpc: {port: 9000}, periodSeconds: 1}"},
-		workload{name: "tcp", args: "serve :7000 line send:pong\\n eof", port: 7000, probe: "{tcpSocket: {port: main}, periodSeconds: 1}"},
+		workload{name: "grpc", args: "grpc :9000", port: 9000, probe: "{grpc: {port: 9000}, periodSeconds: 1, timeoutSeconds: 10}"},
+		workload{name: "tcp", args: "serve :7000 line send:pong\\n eof", port: 7000, probe: "{tcpSocket: {port: main}, periodSeconds: 1, timeoutSeconds: 10}"},
 		workload{name: "mail", args: "smtpd :2525", port: 2525},
 	))
 	all := []string{"deployment/web", "deployment/client", "deployment/grpc", "deployment/tcp", "deployment/mail"}
@@ -94,7 +94,7 @@ func secured(t *testing.T, namespace, name string) {
 // an address of its own, a port that no Service names.
 func addresses(t *testing.T) {
 	namespace(t, "addresses", true)
-	db := workload{name: "db", replicas: 2, args: "web :8080", port: 8080, headless: true, probe: "{httpGet: {path: /, port: main}, periodSeconds: 1}"}
+	db := workload{name: "db", replicas: 2, args: "web :8080", port: 8080, headless: true, probe: "{httpGet: {path: /, port: main}, periodSeconds: 1, timeoutSeconds: 10}"}
 	apply(t, deploy("addresses", web(1), client, workload{name: "quiet", args: "web :8099"})+db.manifest("addresses", "StatefulSet"))
 	rolledOut(t, "addresses", "deployment/web", "deployment/client", "deployment/quiet", "statefulset/db")
 	ip := func(label string) string {

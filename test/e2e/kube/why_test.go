@@ -12,7 +12,7 @@ func explained(t *testing.T) {
 	const ns, out = "why", "why-out"
 	namespace(t, ns, true)
 	namespace(t, out, false)
-	idle := workload{name: "idle", args: "web :8080", port: 8080, probe: "{httpGet: {path: /, port: 9999}, periodSeconds: 1}"}
+	idle := workload{name: "idle", args: "web :8080", port: 8080, probe: "{httpGet: {path: /, port: 9999}, periodSeconds: 1, timeoutSeconds: 10}"}
 	quiet := workload{name: "direct", args: "web :8080", port: 8080, notes: "tulle.dev/skip-inbound-ports: '8080'"}
 	around := workload{name: "around", args: "hold", notes: "tulle.dev/skip-outbound-ports: '8080'"}
 	onNode := workload{name: "onnode", args: "web :18080", port: 18080, pod: "      hostNetwork: true\n"}
