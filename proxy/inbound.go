@@ -286,7 +286,7 @@ func (in *inbound) race(ctx context.Context) (sniff.Verdict, error) {
 	verdict := r.decide()
 	if verdict == sniff.HTTP1 || verdict == sniff.HTTP2 || verdict == sniff.MeshTLS {
 		if r.stop() && verdict == sniff.HTTP1 {
-			in.opened = &session{conn: app, tcp: app, since: in.proxy.now()}
+			in.opened = &session{conn: app, tcp: app}
 		} else {
 			_ = app.Close()
 		}
@@ -370,7 +370,7 @@ type toApp struct {
 func (t *toApp) session(ctx context.Context, _ int, a age) (*session, error) {
 	if s := t.idle; s != nil {
 		t.idle = nil
-		if s.good(a, t.proxy.now()) {
+		if s.good(a) {
 			s.reused = true
 			return s, nil
 		}
@@ -389,7 +389,6 @@ func (t *toApp) failed(*session, bool)            {}
 func (t *toApp) done(s *session, reusable bool) {
 	if reusable {
 		s.in.drop()
-		s.since = t.proxy.now()
 		t.idle = s
 		return
 	}

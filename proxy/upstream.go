@@ -122,21 +122,16 @@ func (u *upstream) peerID() mesh.ID {
 type age int
 
 const (
-	anyAge  age = iota // an idle one; it may turn out to have been closed
+	anyAge  age = iota // an idle one; its link may turn out to have been closed
 	checked            // an idle one that was open a moment ago
 	fresh              // a new one
 )
 
-// recently is how long ago an idle session was used that needs no check.
-const recently = time.Second
-
-// good reports whether an idle session will do.
-func (s *session) good(a age, now time.Duration) bool {
+// good reports whether an idle session will do. On none may anything have come since
+// its last answer: it would be taken for the answer to the next request.
+func (s *session) good(a age) bool {
 	if s.mux != nil {
 		return a != fresh && s.mux.Quiet() && s.link.Alive() && (a == anyAge || !s.link.ended())
-	}
-	if a == anyAge && now-s.since < recently {
-		return true
 	}
 	return a != fresh && s.tcp.Quiet()
 }
@@ -148,7 +143,7 @@ func (u *upstream) session(ctx context.Context, kind sessionKind, a age) (*sessi
 		if s == nil {
 			break
 		}
-		if s.good(a, u.proxy.now()) {
+		if s.good(a) {
 			s.reused = true
 			return s, nil
 		}

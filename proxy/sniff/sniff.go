@@ -93,17 +93,16 @@ func requestLine(b []byte) Verdict {
 	if sp < 0 {
 		return More
 	}
-	rest := b[sp+1:]
-	end := bytes.IndexByte(rest, '\n')
-	if end < 0 {
-		for _, c := range rest {
-			if c < ' ' && c != '\r' || c == 0x7f {
-				return Opaque
-			}
+	line, _, whole := bytes.Cut(b[sp+1:], []byte{'\n'})
+	for _, c := range line { // whether the rest has come or not: segments make no difference
+		if c < ' ' && c != '\r' || c == 0x7f {
+			return Opaque
 		}
+	}
+	if !whole {
 		return More
 	}
-	line := bytes.TrimSuffix(rest[:end], []byte{'\r'})
+	line = bytes.TrimSuffix(line, []byte{'\r'})
 	if i := bytes.LastIndexByte(line, ' '); i > 0 && bytes.HasPrefix(line[i+1:], []byte("HTTP/")) {
 		return HTTP1
 	}
