@@ -46,6 +46,42 @@ func tcpApp(t *testing.T, serve func(c *net.TCPConn)) net.Addr {
 	return ln.Addr()
 }
 
+// TestSlowStart: what begins like something that the proxy knows, and then waits for an
+// answer, is not waited for without end.
+func TestSlowStart(t *testing.T) {
+	app := tcpApp(t, func(c *net.TCPConn) {
+		b := make([]byte, 100)
+		n, _ := c.Read(b)
+		fmt.Fprintf(c, "heard %q", b[:n])
+	})
+	for _, says := range []string{"HELLO", "GET /", "PRI * HTTP/2.0\r\n", "\r\n", "\x16\x03\x01"} {
+		pair := newTestPair(t, app, false)
+		for way, addr := range pair.ways() {
+			t.Run(fmt.Sprintf("%s, %q", way, says), func(t *testing.T) {
+				t.Parallel()
+				c := dialTest(t, addr)
+				_ = c.SetDeadline(time.Now().Add(time.Minute))
+				send(c, says)
+				if b, err := io.ReadAll(c); err != nil || string(b) != fmt.Sprintf("heard %q", says) {
+					t.Errorf("the client reads %q, %v", b, err)
+				}
+			})
+		}
+	}
+	strict := newTestPair(t, app, true)
+	for _, says := range []string{"", "HELLO", "\x16", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"} {
+		t.Run(fmt.Sprintf("strict, %q", says), func(t *testing.T) {
+			t.Parallel()
+			c := dialTest(t, strict.plain)
+			_ = c.SetDeadline(time.Now().Add(time.Minute))
+			send(c, says)
+			if b, err := io.ReadAll(c); len(b) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("the client reads %q, %v", b, err)
+			}
+		})
+	}
+}
+
 // TestSlowHeads: many clients that send the start of a request, or nothing, keep nobody
 // else waiting, and are told so in time.
 func TestSlowHeads(t *testing.T) {

@@ -8,35 +8,53 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tulle-mesh/tulle/proxy/mtls"
 	"github.com/tulle-mesh/tulle/proxy/sniff"
 	"github.com/tulle-mesh/tulle/proxy/tcp"
 )
 
+// slowStart is how long a client may take from its first byte until it is clear what
+// it speaks: what begins like a request line may be something else, whose client
+// waits for an answer by now. A ClientHello is worth a handshake's time.
+const slowStart = time.Second
+
 // detect reads what the client sends until it is clear what it speaks; the
 // bytes stay in in. It returns More if the client has been silent for
-// patience (0: for ever), and Opaque if it ends without having said enough.
+// patience (0: for ever), and Opaque if it ends, or pauses, without having said enough.
 func (p *Proxy) detect(c *tcp.Conn, in *inbox, patience time.Duration) (sniff.Verdict, error) {
 	if patience > 0 {
 		_ = c.SetReadDeadline(time.Now().Add(patience))
-		defer func() { _ = c.SetReadDeadline(time.Time{}) }()
 	}
+	spoke := false
+	defer func() {
+		if patience > 0 || spoke {
+			_ = c.SetReadDeadline(time.Time{})
+		}
+	}()
 	for {
 		if v := sniff.Client(in.bytes()); v != sniff.More {
 			return v, nil
 		}
 		var err error
-		if in.len() == 0 {
+		switch {
+		case in.len() == 0:
 			err = in.next(c, tcp.Small)
-		} else {
+		case !spoke:
+			spoke = true
+			limit := slowStart
+			if sniff.Handshake(in.bytes()) {
+				limit = mtls.HandshakeTimeout
+			}
+			_ = c.SetReadDeadline(time.Now().Add(limit))
+			err = in.fill(c)
+		default:
 			err = in.fill(c)
 		}
 		switch {
 		case err == nil:
-		case errors.Is(err, os.ErrDeadlineExceeded) && (in.len() == 0 || patience == 0):
+		case errors.Is(err, os.ErrDeadlineExceeded) && !spoke:
 			return sniff.More, nil
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			_ = c.SetReadDeadline(time.Time{}) // slow, not silent
-		case err == io.EOF:
+		case errors.Is(err, os.ErrDeadlineExceeded), err == io.EOF:
 			return sniff.Opaque, nil
 		default:
 			return sniff.More, err

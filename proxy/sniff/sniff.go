@@ -47,7 +47,7 @@ func client(b []byte) Verdict {
 	switch {
 	case len(b) == 0:
 		return More
-	case b[0] == recordHandshake:
+	case Handshake(b):
 		return hello(b)
 	case b[0] == preface[0]:
 		n := min(len(b), len(preface))
@@ -61,6 +61,9 @@ func client(b []byte) Verdict {
 	}
 	return requestLine(b)
 }
+
+// Handshake reports whether b, of at least one byte, may begin a ClientHello.
+func Handshake(b []byte) bool { return b[0] == recordHandshake }
 
 // requestLine recognises METHOD SP TARGET SP "HTTP/1." (RFC 9112 section 3).
 // It demands the whole line, since binary protocols start with letters, too.
