@@ -122,6 +122,12 @@ func (in *inbound) meshed(ctx context.Context) (parked bool) {
 	case mesh.ALPNTCP, mesh.ALPNTCPFirst:
 		s := &streams{inbound: in, ctx: ctx, conn: newStream(conn, in.conn.Reset), counters: in.edge(mesh.TCP)}
 		return s.serve()
+	}
+	if err := in.conn.AlwaysRead(); err != nil { // it is gone
+		in.conn.Reset()
+		return false
+	}
+	switch conn.Protocol {
 	case mesh.ALPNHTTP2:
 		in.http2(ctx, conn)
 	default:

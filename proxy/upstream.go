@@ -247,6 +247,11 @@ func (u *upstream) dial(ctx context.Context, kind sessionKind) (*session, error)
 	s.conn, s.meshed = conn, true
 	if kind == streamSession {
 		s.stream = newStream(conn, c.Reset)
+		return s, nil
+	}
+	if err := c.AlwaysRead(); err != nil { // a proxy holds back a stream, not the connection
+		c.Reset()
+		return nil, err
 	}
 	return s, nil
 }

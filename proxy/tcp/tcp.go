@@ -330,14 +330,31 @@ func (t *Conn) Queued() int {
 	return n
 }
 
-// Times after which TCP gives a silent peer up: an idle one after a minute and
-// a half, one that does not acknowledge data after half a minute (tcp(7)).
+// Times after which TCP gives a silent peer up that is idle: a minute and a half
+// (tcp(7)).
 const (
 	keepAliveIdle     = 45 * time.Second
 	keepAliveInterval = 15 * time.Second
 	keepAliveCount    = 3
-	userTimeout       = 30 * time.Second
 )
+
+// AckTimeout is how long the peer of a connection that has called AlwaysRead may
+// leave data unacknowledged, or its window shut.
+const AckTimeout = 30 * time.Second
+
+// AlwaysRead says that the peer reads what comes whatever the application does, so
+// that one that does not is gone. Of others nothing of the kind is known: who
+// stops reading for an hour, a pager say, is alive, and TCP_USER_TIMEOUT would end
+// the connection (tcp(7)).
+func (t *Conn) AlwaysRead() error {
+	var err error
+	if cerr := t.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(AckTimeout/time.Millisecond))
+	}); cerr != nil {
+		return cerr
+	}
+	return err
+}
 
 // control sets what listeners and dialled sockets need. Accepted connections
 // inherit it from their listener, without further calls.
@@ -349,7 +366,6 @@ func control(_, _ string, raw syscall.RawConn) error {
 			{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAliveIdle / time.Second)},
 			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAliveInterval / time.Second)},
 			{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveCount},
-			{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout / time.Millisecond)},
 		} {
 			if err = unix.SetsockoptInt(int(fd), o.level, o.name, o.value); err != nil {
 				return
