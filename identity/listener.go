@@ -45,7 +45,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		conn := &boundedConn{Conn: accepted, listener: l, from: addrOf(accepted.RemoteAddr())}
 		gives, ok := l.enter(conn)
 		if gives != nil {
-			gives.Close()
+			_ = gives.Close()
 		}
 		if ok {
 			return conn, nil

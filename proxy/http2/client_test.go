@@ -213,7 +213,7 @@ func TestAnswers(t *testing.T) {
 			a.ask(t, c.method)
 			_ = p.WriteSettings()
 			c.say(p)
-			said := ""
+			var said string
 			if c.said == "end" {
 				_ = p.flush()
 				said = p.read()

@@ -48,8 +48,8 @@ func resolved(path string) string {
 	}
 	missing := ""
 	for dir := path; ; dir = filepath.Dir(dir) {
-		if real, err := filepath.EvalSymlinks(dir); err == nil {
-			return filepath.Join(real, missing)
+		if found, err := filepath.EvalSymlinks(dir); err == nil {
+			return filepath.Join(found, missing)
 		} else if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
 			return path
 		}
