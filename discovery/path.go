@@ -110,7 +110,9 @@ var errUnknown = errors.New("nobody is called so")
 // unknownError is a name that means nothing.
 type unknownError string
 
-func (e unknownError) Error() string        { return fmt.Sprintf("no service or replica is called %.80q", string(e)) }
+func (e unknownError) Error() string {
+	return fmt.Sprintf("no service or replica is called %.80q", string(e))
+}
 func (e unknownError) Is(target error) bool { return target == errUnknown }
 
 // named finds a service or replica by its name, in DNS or not, or by its address.
