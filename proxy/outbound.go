@@ -15,6 +15,7 @@ import (
 var (
 	errNoEndpoint = errors.New("no endpoint")
 	errDrained    = errors.New("the proxy ends, and nothing was under way")
+	errUnused     = errors.New("a spare connection has ended")
 )
 
 // outbound is a connection that the workload made, on its way to another one.
@@ -132,6 +133,9 @@ func (o *outbound) await() (sniff.Verdict, error) {
 	for patience := knownSilence * o.proxy.silence; ; patience = min(2*patience, maxKnownSilence*o.proxy.silence) {
 		verdict, err := o.proxy.detect(o.conn, &o.in, patience)
 		switch {
+		case err == nil && verdict == sniff.Opaque && o.in.len() == 0: // the client has ended
+			_ = o.conn.Close()
+			return verdict, errUnused
 		case verdict != sniff.More || err != nil:
 			return verdict, err
 		case o.proxy.draining():

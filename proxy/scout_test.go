@@ -176,3 +176,19 @@ func TestDrainEndsSilentClients(t *testing.T) {
 		t.Errorf("read %d bytes, %v", n, err)
 	}
 }
+
+// A spare that ends unused is nobody's business, and no TCP connection in the figures.
+func TestUnusedSpareIsNotForwarded(t *testing.T) {
+	app, pair := twofoldPair(t)
+	for _, c := range silentClients(t, pair.addr, 3) {
+		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("read %d bytes, %v", n, err)
+		}
+	}
+	if n := app.conns.Load(); n != 0 {
+		t.Errorf("%d connections to the application", n)
+	}
+}
