@@ -9,34 +9,18 @@ import (
 
 // pingApp answers every request head with a fixed answer, without allocating.
 func pingApp(t testing.TB) net.Addr {
-	t.Helper()
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
+	return tcpApp(t, func(c *net.TCPConn) {
+		answer := []byte("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+		b := make([]byte, 4096)
 		for {
-			c, err := ln.Accept()
-			if err != nil {
+			if _, err := c.Read(b); err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				answer := []byte("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
-				b := make([]byte, 4096)
-				for {
-					if _, err := c.Read(b); err != nil {
-						return
-					}
-					if _, err := c.Write(answer); err != nil {
-						return
-					}
-				}
-			}()
+			if _, err := c.Write(answer); err != nil {
+				return
+			}
 		}
-	}()
-	return ln.Addr()
+	})
 }
 
 // pinger returns a function that makes one request over addr.

@@ -50,47 +50,31 @@ func h2Fleet(t testing.TB, endpoints ...net.Addr) (*Proxy, *destination, string)
 
 // rawApp serves connections frame by frame: on is called for each request.
 func rawApp(t testing.TB, on func(f *http2.Framer, c net.Conn, id uint32), settings ...http2.Setting) net.Addr {
-	t.Helper()
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
+	return tcpApp(t, func(c *net.TCPConn) {
+		if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
+			return
+		}
+		f := http2.NewFramer(c, c)
+		_ = f.WriteSettings(settings...)
 		for {
-			c, err := ln.Accept()
+			frame, err := f.ReadFrame()
 			if err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
-					return
+			switch frame := frame.(type) {
+			case *http2.SettingsFrame:
+				if !frame.IsAck() {
+					_ = f.WriteSettingsAck()
 				}
-				f := http2.NewFramer(c, c)
-				_ = f.WriteSettings(settings...)
-				for {
-					frame, err := f.ReadFrame()
-					if err != nil {
-						return
-					}
-					switch frame := frame.(type) {
-					case *http2.SettingsFrame:
-						if !frame.IsAck() {
-							_ = f.WriteSettingsAck()
-						}
-					case *http2.PingFrame:
-						if !frame.IsAck() {
-							_ = f.WritePing(true, frame.Data)
-						}
-					case *http2.HeadersFrame:
-						on(f, c, frame.StreamID)
-					}
+			case *http2.PingFrame:
+				if !frame.IsAck() {
+					_ = f.WritePing(true, frame.Data)
 				}
-			}()
+			case *http2.HeadersFrame:
+				on(f, c, frame.StreamID)
+			}
 		}
-	}()
-	return ln.Addr()
+	})
 }
 
 // deadAddr is an address that refuses connections.

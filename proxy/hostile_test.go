@@ -23,29 +23,6 @@ func (p *testPair) ways() map[string]string {
 	return map[string]string{"meshed": p.addr, "unmeshed client": p.plain}
 }
 
-// tcpApp serves connections on loopback.
-func tcpApp(t *testing.T, serve func(c *net.TCPConn)) net.Addr {
-	t.Helper()
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				serve(c.(*net.TCPConn))
-			}()
-		}
-	}()
-	return ln.Addr()
-}
-
 // TestSlowStart: what begins like something that the proxy knows, and then waits for an
 // answer, is not waited for without end.
 func TestSlowStart(t *testing.T) {

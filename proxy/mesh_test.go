@@ -174,3 +174,26 @@ func serveTest(t testing.TB, p *Proxy, serve func(context.Context, *tcp.Conn, *t
 	}
 	return addr
 }
+
+// tcpApp serves connections on loopback.
+func tcpApp(t testing.TB, serve func(c *net.TCPConn)) net.Addr {
+	t.Helper()
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				serve(c.(*net.TCPConn))
+			}()
+		}
+	}()
+	return ln.Addr()
+}

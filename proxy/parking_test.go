@@ -132,25 +132,9 @@ func TestHalfClosedRelaySleeps(t *testing.T) {
 
 // echoes answers each connection with what it reads.
 func echoes(t *testing.T) net.Addr {
-	t.Helper()
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	return ln.Addr()
+	return tcpApp(t, func(c *net.TCPConn) {
+		_, _ = io.Copy(c, c)
+	})
 }
 
 // await waits until ok, while no time passes for the proxies.

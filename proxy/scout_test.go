@@ -17,34 +17,20 @@ import (
 // twofold is an application that speaks HTTP to who speaks, and greets, if it may,
 // who does not.
 type twofold struct {
-	net.Listener
+	addr   net.Addr
 	greets chan struct{} // closed: it greets
 	conns  atomic.Int64
 }
 
 func newTwofold(t *testing.T) *twofold {
 	t.Helper()
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	app := &twofold{Listener: ln, greets: make(chan struct{})}
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			app.conns.Add(1)
-			go app.serve(c)
-		}
-	}()
+	app := &twofold{greets: make(chan struct{})}
+	app.addr = tcpApp(t, app.serve)
 	return app
 }
 
-func (a *twofold) serve(c net.Conn) {
-	defer c.Close()
+func (a *twofold) serve(c *net.TCPConn) {
+	a.conns.Add(1)
 	spoke := make(chan struct{})
 	go func() {
 		select {
@@ -101,7 +87,7 @@ func askTwofold(c net.Conn) error {
 func twofoldPair(t *testing.T) (*twofold, *testPair) {
 	t.Helper()
 	app := newTwofold(t)
-	pair := newTestPair(t, app.Addr(), false, func(p *Proxy) {
+	pair := newTestPair(t, app.addr, false, func(p *Proxy) {
 		if p.config.Service == "client" {
 			p.silence = time.Millisecond
 		}

@@ -93,7 +93,7 @@ var guestTalks = []struct {
 			return err
 		}
 	}},
-	{"the client speaks first", echoTestApp, func(t *testing.T, addr string) (end, more func() error) {
+	{"the client speaks first", echoes, func(t *testing.T, addr string) (end, more func() error) {
 		c := dialTest(t, addr)
 		echo := func() error { return echoOver(c) }
 		if err := echo(); err != nil {
@@ -144,30 +144,12 @@ func readsOn(c net.Conn) func() error {
 	}
 }
 
-func echoTestApp(t *testing.T) net.Addr { return greeter(t, "") }
-
 // greeter says something to each client, and then says what it hears.
 func greeter(t *testing.T, words string) net.Addr {
-	t.Helper()
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.WriteString(c, words)
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	return ln.Addr()
+	return tcpApp(t, func(c *net.TCPConn) {
+		_, _ = io.WriteString(c, words)
+		_, _ = io.Copy(c, c)
+	})
 }
 
 // When a policy becomes strict, what clients without an identity have open ends;
@@ -217,7 +199,7 @@ func TestStrictEndsWhatIsParked(t *testing.T) {
 
 // A client that says nothing, and to which nothing is said, is shut out as well.
 func TestStrictEndsSilence(t *testing.T) {
-	pair := newTestPair(t, echoTestApp(t), false, func(p *Proxy) { p.silence = time.Millisecond })
+	pair := newTestPair(t, echoes(t), false, func(p *Proxy) { p.silence = time.Millisecond })
 	c := dialTest(t, pair.plain)
 	waitUntil(t, "the application is connected for it", func() bool { return guests(pair.server) == 1 })
 	pair.server.setPolicy(&tullev1.Policy{Strict: true})

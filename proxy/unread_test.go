@@ -24,7 +24,7 @@ func userTimeout(c *tcp.Conn) int {
 // always reads.
 func TestPausedReadersAreNotGivenUp(t *testing.T) {
 	app := newTwofold(t)
-	pair := newTestPair(t, app.Addr(), false)
+	pair := newTestPair(t, app.addr, false)
 	for _, c := range silentClients(t, pair.addr, 1) {
 		if err := askTwofold(c); err != nil {
 			t.Fatal(err)
